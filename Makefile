@@ -1,0 +1,56 @@
+# The vocabulary of this project: `make help` lists it.
+#
+# Nothing has to be installed by hand before: each target brings what it needs, from apt (with sudo where that is
+# needed) and from pip, and remembers it in stamp files, so that the next call does nothing.
+
+PYTHON  ?= /usr/bin/python3
+DESTDIR ?=
+# Options for papad in `make run`, e.g. make run ARGS='-p 20303 -d'; RUN_ARGS says the same.
+ARGS     ?=
+RUN_ARGS ?= $(ARGS)
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run test check install clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(VENV)/.ready  ## make .venv with papad and papactl in its bin
+
+setup-dev: $(VENV)/.ready-dev  ## the same, with what `check` and `test` need
+
+# The system's own packages are visible inside: python3-systemd and python3-pyroute2 need no compiler that way.
+$(VENV)/.ready: pyproject.toml scripts/packages
+	@scripts/packages run
+	$(PYTHON) -m venv --system-site-packages --without-pip $(VENV)
+	$(PIP) install --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	@scripts/packages test
+	$(PIP) install --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+run: setup  ## run papad in the foreground; ARGS= are its options
+	@scripts/how-to-talk $(RUN_ARGS)
+	@exec $(BIN)/papad $(RUN_ARGS)
+
+check: setup-dev  ## ruff, strict mypy, and the layer test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_layers.py
+
+test: check  ## check, then every test, on a booted systemd too
+	$(BIN)/python -m pytest
+
+install:  ## put package, commands, units and sysusers.d in place; honours DESTDIR=
+	@scripts/install '$(PYTHON)' '$(DESTDIR)'
+
+clean:  ## remove what the other targets made in the checkout
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find papad tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,21 @@
+"""The exceptions of papad, for client and kernel alike.
+
+Error                  every error a caller may act on; str() is one clear line
+├── ConnectionLost     the other end went away in the middle of a conversation
+└── Unreachable        nobody answers at the address
+
+Inside the kernel, a command that raises Error is answered `Error: MESSAGE`. Any other exception is a bug of ours: it is
+logged with its traceback and answered `Error: internal error`.
+"""
+
+
+class Error(RuntimeError):
+    """What papad refused or could not do, in one line that says what to do about it."""
+
+
+class ConnectionLost(Error):
+    """The connection ended before the answer was complete."""
+
+
+class Unreachable(Error):
+    """No papad answers at this address."""

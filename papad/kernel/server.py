@@ -1,0 +1,353 @@
+"""The event loop: listens, lets peers in, runs their lines through the grammar, and delivers what they watch.
+
+Bounds, for each connection: one line of wire.MAX_LINE bytes; nothing more is read from a client that does not take its answers, nor
+while one of its commands is at work. For all: MAX_CONNECTIONS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import inspect
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from papad import wire
+from papad.errors import Error
+from papad.kernel.commands import GRAMMAR, Kernel, Leave, Watching
+from papad.kernel.peers import Peer, Peers
+from papad.kernel.watch import Watch
+
+log = logging.getLogger("papad")
+
+MAX_CONNECTIONS = 1000
+_LINES_A_TURN = 1000  # then the other connections get theirs
+_FLUSH_SIZE = 256 * 1024
+_EMPTY_BATCH_AFTER = 2.0  # seconds; the original client's `ready` makes its owner block in `read` until then
+_REFUSED_LINGER = 1.0  # seconds for a refused client to read why
+_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOBUFS, errno.EAGAIN, errno.ETOOMANYREFS}
+
+
+class Server:
+    """All connections of this papad, whatever socket they came by."""
+
+    def __init__(self, kernel: Kernel, peers: Peers) -> None:
+        self.kernel = kernel
+        self.connections: set[Connection] = set()
+        self.peers = peers
+        self._listeners: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.exit_when_idle = False
+        self.stopped: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Done when papad is to leave: True by exit-if-idle, False by a signal."""
+        self.on_change: Callable[[], None] = lambda: None
+
+    def listen(self, listener: socket.socket) -> None:
+        """Accept from a listening socket, which is the server's from now on."""
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def close(self) -> None:
+        """Listen no more, and drop all connections."""
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        for connection in list(self.connections):
+            connection.abort()
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something on the side."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def left(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        if self.exit_when_idle and not self.connections and self.kernel.idle and not self.stopped.done():
+            self.stopped.set_result(True)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(100):
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                loop = asyncio.get_running_loop()
+                log.warning("cannot accept connections for a second: %s", error.strerror)
+                loop.remove_reader(listener)
+                loop.call_later(1.0, self._accept_again, listener)
+                return
+            self.exit_when_idle = False
+            try:
+                peer = self.peers.admit(sock)
+                if len(self.connections) >= MAX_CONNECTIONS:
+                    raise Error(f"papad has {MAX_CONNECTIONS} connections already; close some")
+            except (Error, OSError) as error:
+                log.info("refused a connection: %s", error)
+                self.run(_refuse(sock, str(error)))
+            else:
+                sock.setblocking(False)
+                connection = Connection(self, sock, peer)
+                self.connections.add(connection)
+                self.run(self._serve(connection, sock))
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener in self._listeners and listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    async def _serve(self, connection: Connection, sock: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+        except OSError:  # gone already
+            self.left(connection)
+            sock.close()
+
+
+class Connection(asyncio.Protocol):
+    """One client. Its lines are taken one at a time, each answered before the next."""
+
+    def __init__(self, server: Server, sock: socket.socket, peer: Peer) -> None:
+        self._server = server
+        self._sock = sock
+        self._peer = peer
+        self._transport: asyncio.Transport
+        self._reader = wire.LineReader()
+        self._lines: deque[bytes | wire.LineTooLong] = deque()
+        self._first = True
+        self._busy = False  # a command is at work, or a watch waits
+        self._full = False  # the client does not take its answers
+        self._ended = False  # the client sends no more
+        self._leaving = False  # we close when the last answer is written
+        self._scheduled = False
+        self._watch: Watch | None = None
+        self._delivered = False  # a batch waits for its acknowledgement
+        self._idle: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(wire.WELCOME)
+
+    def data_received(self, data: bytes) -> None:
+        self._lines.extend(self._reader.feed(data))
+        self._proceed()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        self._proceed()
+        return True  # what was asked is still answered
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._proceed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lines.clear()
+        self._end_watch()
+        self._server.left(self)
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._transport.abort()
+
+    def _proceed(self) -> None:
+        """Take as many lines as can be taken now, and read more only when they are all done."""
+        self._scheduled = False
+        out: list[bytes] = []
+        size = taken = 0
+        while self._lines and self._takes_line() and taken < _LINES_A_TURN:
+            answer = self._take(self._lines.popleft())
+            out.append(answer)
+            size += len(answer)
+            taken += 1
+            if size > _FLUSH_SIZE:
+                self._transport.write(b"".join(out))  # this may call pause_writing
+                out.clear()
+                size = 0
+        if out:
+            self._transport.write(b"".join(out))
+        if self._transport.is_closing():
+            return
+        if self._lines and not self._leaving:
+            self._transport.pause_reading()
+            if taken == _LINES_A_TURN and not self._scheduled:
+                self._scheduled = True
+                asyncio.get_running_loop().call_soon(self._proceed)
+        elif self._leaving or (self._ended and (self._watch is not None or not self._busy)):
+            self._transport.close()  # also a watch that nobody will acknowledge any more
+        elif not self._ended:
+            self._transport.resume_reading()
+
+    def _takes_line(self) -> bool:
+        return not (self._busy or self._full or self._leaving or self._transport.is_closing())
+
+    def _take(self, line: bytes | wire.LineTooLong) -> bytes:
+        """What is to be sent for one line."""
+        if isinstance(line, wire.LineTooLong):
+            return wire.error(f"The line is too long; at most {self._reader.limit} bytes can be taken. It was ignored")
+        if self._first:
+            self._first = False
+            if wire.looks_like_http(line):
+                log.warning("dropped a connection of %s that speaks HTTP", self._peer)
+                self._transport.abort()
+                return b""
+        text = wire.decode(line)
+        if self._watch is not None:
+            return self._acknowledged(stop=text.lower() == "q")
+        words = wire.split_words(text)
+        return self._answer(self._call, words) if words else wire.PROMPT
+
+    def _call(self, words: list[str]) -> Any:
+        command, rest = GRAMMAR.find(words)
+        return command.call(self._server.kernel, rest)
+
+    def _answer(self, function: Callable[..., Any], *args: Any) -> bytes:
+        """The reply for what `function` returns or raises."""
+        try:
+            result = function(*args)
+            if inspect.iscoroutine(result):
+                self._busy = True
+                self._server.run(self._wait_for(result))
+                return b""
+            self._server.on_change()
+            if isinstance(result, Watching):
+                return self._begin_watch(result)
+            if isinstance(result, Leave):
+                return self._leave(result)
+            return wire.reply(result)
+        except Error as error:
+            return wire.error(str(error))
+        except OSError as error:
+            if error.errno in _RESOURCES:
+                log.error("a command failed for want of resources: %s", error)
+                return wire.error(f"papad lacks a resource: {error.strerror}; nothing was changed")
+            log.exception("internal error; please report this")
+        except Exception:
+            log.exception("internal error; please report this")
+        return wire.error("internal error")
+
+    async def _wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        try:
+            result = await coroutine
+        except Exception as error:
+            reply = self._answer(_raise, error)
+        else:
+            reply = self._answer(lambda: result)
+        if self._watch is None:
+            self._busy = False
+        if not self._transport.is_closing():
+            self._transport.write(reply)
+            self._proceed()
+        else:
+            self._end_watch()
+
+    def _leave(self, leave: Leave) -> bytes:
+        self._leaving = True
+        if leave.exit:
+            self._server.exit_when_idle = True
+        return leave.text.encode()
+
+    # Watching: first line, batch, acknowledgement, batch, …
+
+    def _begin_watch(self, watching: Watching) -> bytes:
+        """The first batch must not arrive together with the first line: the original client would not notice it."""
+        self._watch = watching.watch
+        self._busy = True
+        self._server.run(self._begin_batches(watching.watch))
+        return watching.line.encode() + b"\n"
+
+    async def _begin_batches(self, watch: Watch) -> None:
+        """Wait until the peer has taken the first line. No event tells this of TCP, so we ask, ever more rarely."""
+        delay = 0.0005
+        await asyncio.sleep(0)
+        while not self._transport.is_closing() and not self._has_read_all():
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 0.05)
+        if self._watch is watch:
+            loop = asyncio.get_running_loop()
+            watch.on_news = functools.partial(loop.call_soon, self._deliver, watch)
+            self._deliver(watch)
+
+    def _has_read_all(self) -> bool:
+        return self._transport.get_write_buffer_size() == 0 and self._server.peers.has_read_all(self._sock)
+
+    def _deliver(self, watch: Watch, *, even_empty: bool = False) -> None:
+        """Send what there is, if this is still the watch and its last batch was acknowledged."""
+        if self._watch is not watch or self._delivered or self._transport.is_closing():
+            return
+        if not len(watch):
+            self._transport.write(self._watched(wire.NOTHING_LEFT))
+            self._proceed()
+            return
+        records = watch.batch()
+        if records or even_empty:
+            self._delivered = True
+            self._busy = False
+            self._cancel_idle()
+            self._transport.write(b"".join(records) + wire.BATCH_END)
+            self._proceed()
+        elif self._idle is None:
+            self._idle = asyncio.get_running_loop().call_later(_EMPTY_BATCH_AFTER, self._deliver_empty, watch)
+
+    def _deliver_empty(self, watch: Watch) -> None:
+        self._idle = None
+        self._deliver(watch, even_empty=True)
+
+    def _acknowledged(self, *, stop: bool) -> bytes:
+        watch = self._watch
+        assert watch is not None
+        self._delivered = False
+        watch.acknowledge()
+        self._server.on_change()
+        if not len(watch):
+            return self._watched(wire.NOTHING_LEFT)
+        if stop:
+            return self._watched(wire.STOPPED)
+        self._busy = True
+        asyncio.get_running_loop().call_soon(self._deliver, watch)
+        return b""
+
+    def _watched(self, text: str) -> bytes:
+        self._end_watch()
+        return wire.reply(text)
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
+        self._watch = None
+        self._busy = self._delivered = False
+        self._cancel_idle()
+
+    def _cancel_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+async def _refuse(sock: socket.socket, why: str) -> None:
+    """Say why, and close without a reset, so that the client can read it. Nothing that it sends is looked at."""
+    loop = asyncio.get_running_loop()
+    with sock:
+        sock.setblocking(False)
+        try:
+            sock.send(wire.error(why))
+            sock.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(_REFUSED_LINGER):
+                while await loop.sock_recv(sock, 65536):
+                    pass
+        except (OSError, TimeoutError):
+            pass

@@ -1,0 +1,50 @@
+"""Named values."""
+
+from __future__ import annotations
+
+from papad.errors import Error
+from papad.kernel import grammar
+from papad.kernel.vault import Vault
+
+_KEY = "value:"
+
+
+class Values:
+    """All values by name; each change is in the vault before the call returns."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._values: dict[str, str] = {}
+        for key, entry in vault.entries.items():
+            if key.startswith(_KEY):
+                self._values[key[len(_KEY) :]] = str(entry.fields.get("value", ""))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, name: str) -> str:
+        """The value, or an empty string."""
+        return self._values.get(name, "")
+
+    def set(self, name: str, value: str) -> None:
+        """Set a value; an empty one clears it. Raises OSError when there is no room."""
+        if value:
+            self._vault.write(_KEY + name, {"value": value})
+            self._values[name] = value
+        elif name in self._values:
+            self._vault.erase(_KEY + name)
+            del self._values[name]
+
+    def lines(self, patterns: list[str]) -> list[str]:
+        """`NAME VALUE` of those that match, sorted."""
+        return sorted(f"{name} {self._values[name]}" for name in self._select(patterns))
+
+    def remove(self, patterns: list[str]) -> None:
+        """Remove those that match. Raises Error for no pattern or a bare `*`: nobody means that."""
+        if not patterns or patterns == ["*"]:
+            raise Error("You cannot remove all variables")
+        for name in self._select(patterns):
+            self.set(name, "")
+
+    def _select(self, patterns: list[str]) -> list[str]:
+        return grammar.select(self._values, patterns, numbers={})

@@ -1,0 +1,1 @@
+"""What all tests share. Fixtures of one part of the tests live beside that part."""
