@@ -65,7 +65,7 @@ class Command:
         values: dict[str, Any] = {}
         for name, text in texts.items():
             prefix = name.partition(".")[0] + "."
-            if self.prefixes and prefix in self.prefixes and len(name) > len(prefix):
+            if self.prefixes and prefix in self.prefixes:
                 values.setdefault(prefix, {})[name[len(prefix) :]] = text
             elif name not in known:
                 raise Error(f'Unknown option "{name}". {self._see_help()}')

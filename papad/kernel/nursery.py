@@ -1,14 +1,15 @@
 """The nursery: the stable parent of every managed process. A program of its own: `python -m papad.kernel.nursery FD`.
 
-It forks, execs and reaps, and does nothing else. It talks to papad over one SOCK_SEQPACKET channel, whose other end is in
-papad's FD store, and never ends because papad did. What it has to say (a process started, failed to start, ended) it keeps until papad has
-acknowledged it; `sync` makes it say all of that again. It imports everything at its start: an upgrade may replace the files.
+It forks, execs and reaps, and does nothing else. It talks to papad over one SOCK_SEQPACKET channel, whose other end is in papad's
+FD store, and never ends because papad did. What it has to say (a process was forked, has started, failed to, ended) it keeps until
+papad has acknowledged it; `sync` makes it say all of that again. It imports everything at its start: an upgrade may replace the
+files.
 
 papad -> nursery   {"do": "spawn", "id", …}  + descriptors   {"do": "descriptors"} + those that do not fit
                    {"do": "ack", "id", "what"}   {"do": "sync"}
 nursery -> papad   {"what": "hello", "pid"}   {"what": "synced", "pid"}
-                   {"what": "spawned", "id", "pid", "started"} + pidfd   {"what": "failed", "id", "error"}
-                   {"what": "exited", "id", "code", "time"}
+                   {"what": "forked", "id", "pid", "started"} + pidfd, then {"what": "spawned", "id"}
+                   {"what": "failed", "id", "error"}   {"what": "exited", "id", "code", "time"}
 """
 
 from __future__ import annotations
@@ -123,22 +124,41 @@ class Nursery:
             self._unsent.popleft()
 
     def _spawn(self, spawn: dict[str, Any], fds: list[int]) -> None:
+        """Fork, report the child, and only then let it exec: papad knows of all that ever ran, even if we are killed here."""
         id = spawn["id"]
-        try:
-            pid, error = _start(spawn, fds)
-        except OSError as reason:
-            pid, error = 0, f"cannot start a process: {reason.strerror}"
-        finally:
-            parcel.close_all(fds)
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(parcel.close_all, fds)
+            try:
+                gate, opener = os.pipe2(os.O_CLOEXEC)
+                cleanup.callback(os.close, gate)
+                opener_file = cleanup.enter_context(open(opener, "wb", buffering=0))
+                reader, writer = os.pipe2(os.O_CLOEXEC)
+                errors = cleanup.enter_context(open(reader, "rb"))
+                cleanup.callback(os.close, writer)
+                pid = os.fork()
+            except OSError as reason:
+                self._say({"what": "failed", "id": id, "error": f"Cannot start a process: {reason.strerror}"})
+                return
+            if pid == 0:
+                opener_file.close()
+                _become(spawn, fds, gate, writer)
+            self._ids[pid] = id
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                pidfd = -1
+            self._say({"what": "forked", "id": id, "pid": pid, "started": time.time()}, pidfd)
+            os.write(opener, b"!")
+            cleanup.pop_all()
+            parcel.close_all([*fds, gate, writer])
+        with opener_file, errors:
+            error = errors.read()  # until exec closes the other end
         if error:
-            self._say({"what": "failed", "id": id, "error": error})
-            return
-        self._ids[pid] = id
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            pidfd = -1
-        self._say({"what": "spawned", "id": id, "pid": pid, "started": time.time()}, pidfd)
+            del self._ids[pid]
+            os.waitpid(pid, 0)
+            self._say({"what": "failed", "id": id, "error": error.decode()})
+        else:
+            self._say({"what": "spawned", "id": id})
 
     def _reap(self) -> None:
         while True:
@@ -154,30 +174,12 @@ class Nursery:
                 self._say({"what": "exited", "id": id, "code": code, "time": time.time()})
 
 
-def _start(spawn: dict[str, Any], fds: list[int]) -> tuple[int, str]:
-    """Fork and exec. Returns the pid and "", or 0 and what went wrong. `fds` stay the caller's."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _become(spawn, fds, writer)
-    except BaseException:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
-    with open(reader, "rb") as pipe:  # until exec closes the other end
-        error = pipe.read()
-    if error:
-        os.waitpid(pid, 0)
-        return 0, error.decode()
-    return pid, ""
-
-
-def _become(spawn: dict[str, Any], fds: list[int], writer: int) -> NoReturn:
-    """In the child: set up everything, then exec. What fails is written to `writer`."""
+def _become(spawn: dict[str, Any], fds: list[int], gate: int, writer: int) -> NoReturn:
+    """In the child: wait to be let go, set up everything, exec. What fails is written to `writer`."""
     step = "Bad command"
     try:
+        if not os.read(gate, 1):
+            os._exit(127)  # the nursery was killed before it could tell of us
         signal.set_wakeup_fd(-1)
         os.setsid()
         writer = _arrange(spawn["targets"], fds, writer)

@@ -28,6 +28,7 @@ _SO_PEERGROUPS = 59  # Linux 4.13
 _SIOCOUTQ = 0x5411
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST = 1
+_INET_DIAG_INFO = 1 << 1  # the bit of attribute 2
 _HELD_STATES = (1, 4, 5)  # ESTABLISHED; FIN_WAIT1 and 2: the peer has only finished sending
 
 
@@ -60,15 +61,21 @@ class Peers:
             raise Error(f"{peer} may not talk to papad; be root, or a member of the group {GROUP}")
         raise Error(f"{peer} may not talk to the papad of another user")
 
-    def has_read_all(self, sock: socket.socket) -> bool:
-        """Whether the peer has taken all that we sent, not merely its kernel. True where that cannot be known."""
+    def has_read_all(self, sock: socket.socket, sent: int) -> bool:
+        """Whether the peer, not merely its kernel, has taken the `sent` bytes that we have ever sent. True where nobody can tell.
+
+        On TCP our own queue (SIOCOUTQ) would be empty only after the peer's delayed acknowledgement, 40 ms later.
+        """
         try:
             if sock.family == socket.AF_UNIX:
                 return _outq(sock) == 0
-            answer = self._ask(sock)
+            answer = self._ask(sock, info=True)
         except OSError:
             return True
-        return _outq(sock) == 0 and (answer is None or answer["idiag_rqueue"] == 0)
+        if answer is None:
+            return True
+        info = answer.get_attr("INET_DIAG_INFO")
+        return answer["idiag_rqueue"] == 0 and (info is None or info["tcpi_bytes_received"] >= sent)
 
     def _tcp_peer(self, sock: socket.socket) -> Peer:
         try:
@@ -81,10 +88,10 @@ class Peers:
             )
         return Peer(answer["idiag_uid"], None)
 
-    def _ask(self, sock: socket.socket) -> Any:
+    def _ask(self, sock: socket.socket, *, info: bool = False) -> Any:
         if self._diag is None:
             self._diag = _TcpDiag()
-        return self._diag.other_end(sock)
+        return self._diag.other_end(sock, info=info)
 
 
 def is_loopback(host: str) -> bool:
@@ -116,7 +123,7 @@ def _in_group(peer: Peer) -> bool:
 
 
 def _outq(sock: socket.socket) -> int:
-    """Bytes sent that the peer's kernel (TCP) or the peer itself (Unix) has not taken yet."""
+    """Bytes sent over a Unix socket that the peer has not read."""
     return int(struct.unpack("=i", fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))[0])
 
 
@@ -135,8 +142,8 @@ class _TcpDiag:
         self._netlink.settimeout(1.0)
         self._sequence = 0
 
-    def other_end(self, sock: socket.socket) -> Any:
-        """What the kernel says of the socket at the other end of `sock`; None if it is gone. Raises OSError."""
+    def other_end(self, sock: socket.socket, *, info: bool) -> Any:
+        """What the kernel says of the socket at the other end of `sock`, with its tcp_info; None if it is gone. Raises OSError."""
         ours, theirs = sock.getsockname()[:2], sock.getpeername()[:2]
         self._sequence += 1
         request = self._request()
@@ -145,6 +152,7 @@ class _TcpDiag:
         request["header"]["sequence_number"] = self._sequence
         request["sdiag_family"] = sock.family
         request["sdiag_protocol"] = socket.IPPROTO_TCP
+        request["idiag_ext"] = _INET_DIAG_INFO if info else 0
         request["idiag_states"] = 0xFFFFFFFF
         request["idiag_sport"], request["idiag_dport"] = theirs[1], ours[1]
         request["idiag_src"] = _words(sock.family, theirs[0])

@@ -30,7 +30,11 @@ UNKNOWN_CODE = 256
 """The exit code of a process whose real one nobody can tell any more: no process can end with it."""
 
 _KEY = "process:"
-_UNKNOWN_AFTER = 2.0  # seconds for init to reap what the nursery cannot
+_UNKNOWN_AFTER = 10.0  # seconds for init to reap what the nursery cannot
+
+
+class NeverBegun(Exception):
+    """The nursery was killed before it forked this process."""
 
 
 class Observer(Protocol):
@@ -152,7 +156,10 @@ class Processes:
             await self._spawner.ensure()
         else:
             process = self._names[name]
-        line = str(process) if process.ready is None else await asyncio.shield(process.ready)
+        try:
+            line = str(process) if process.ready is None else await asyncio.shield(process.ready)
+        except NeverBegun:  # then somebody, perhaps we, may try again
+            return await self.make(name, spec)
         if process.spec != spec:
             raise Error(f"Process for {name} has already been created - {process}")
         return process, line
@@ -222,7 +229,7 @@ class Processes:
 
     def select(self, patterns: list[str], *, required: bool = False) -> list[Process]:
         """Those that match, by name. Raises Error for a name that does not exist, where `required`."""
-        listed = {name: process for name, process in self._names.items() if process.pid}
+        listed = {name: process for name, process in self._names.items() if process.ready is None}
         numbers = {process.pid: name for name, process in listed.items()}
         return [listed[name] for name in grammar.select(listed, patterns, numbers=numbers, required=required)]
 
@@ -253,12 +260,14 @@ class Processes:
         try:
             if process is None:
                 parcel.close_all(fds)
-            elif what == "spawned" and not process.pid:
-                self._spawned(process, report["pid"], report["started"], fds)
+            elif what == "forked" and not process.pid:
+                self._forked(process, report["pid"], report["started"], fds)
+            elif what == "spawned":
+                self._spawned(process)
             elif what == "exited" and process.exit is None:
                 self._exited(process, report["code"], report["time"])
             elif what == "failed":
-                self._failed(process, report["error"])
+                self._failed(process, Error(report["error"]))
             else:
                 parcel.close_all(fds)
         except OSError:
@@ -266,21 +275,28 @@ class Processes:
         else:
             self._spawner.acknowledge(id, what)
 
-    def _spawned(self, process: Process, pid: int, started: float, fds: list[int]) -> None:
+    def _forked(self, process: Process, pid: int, started: float, fds: list[int]) -> None:
         process.pid, process.started = pid, started
         process.pidfd = fds[0] if fds else -1
         pidfds = {"pidfd": process.pidfd} if fds else {}
         self._vault.write(_key(process), {"pid": pid, "started": started}, pidfds)
         self._listen(process)
-        _resolve(process)
-        log.info("started process %s with pid %d", process.name, pid, extra={"PAPAD_NAME": process.name})
 
-    def _failed(self, process: Process, error: str) -> None:
+    def _spawned(self, process: Process) -> None:
+        if process.ready is not None:
+            process.ready.set_result(str(process))
+            process.ready = None
+            log.info("started process %s with pid %d", process.name, process.pid, extra={"PAPAD_NAME": process.name})
+
+    def _failed(self, process: Process, error: Exception) -> None:
         for stream in list(process.pipes):
             self._close_pipe(process, stream)
         self.forget(process)
         log.info("process %s did not start: %s", process.name, error, extra={"PAPAD_NAME": process.name})
-        _resolve(process, Error(error))
+        if process.ready is not None:
+            process.ready.set_exception(error)
+            process.ready.exception()  # after a restart nobody waits for it
+            process.ready = None
 
     def _exited(self, process: Process, code: int, when: float) -> None:
         process.exit = code, when
@@ -322,13 +338,15 @@ class Processes:
         doubtful, self._doubtful = self._doubtful, []
         for process in doubtful:
             if not process.pid:
-                self._failed(process, "papad was stopped before it started")
+                self._failed(process, NeverBegun("papad was stopped before it began"))
         for process in [
             each for each in self._by_id.values() if each.exit is None and each.nursery != self._spawner.pid
         ]:
             if not process.pid:
-                self._failed(process, "the nursery died while it started this process")
-            elif process.pidfd >= 0:
+                self._failed(process, NeverBegun("the nursery died before it began"))
+                continue
+            self._spawned(process)
+            if process.pidfd >= 0:
                 loop.add_reader(process.pidfd, self._pidfd_readable, process, None)
             else:
                 self._exited(process, UNKNOWN_CODE, time.time())
@@ -349,13 +367,3 @@ class Processes:
 
 def _key(process: Process) -> str:
     return f"{_KEY}{process.id}"
-
-
-def _resolve(process: Process, error: Error | None = None) -> None:
-    ready, process.ready = process.ready, None
-    if ready is not None and not ready.done():
-        if error is None:
-            ready.set_result(str(process))
-        else:
-            ready.set_exception(error)
-            ready.exception()  # after a restart nobody waits for it

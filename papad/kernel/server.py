@@ -118,6 +118,7 @@ class Connection(asyncio.Protocol):
         self._sock = sock
         self._peer = peer
         self._transport: asyncio.Transport
+        self._sent = 0  # bytes
         self._reader = wire.LineReader()
         self._lines: deque[bytes | wire.LineTooLong] = deque()
         self._first = True
@@ -133,7 +134,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.write(wire.WELCOME)
+        self._write(wire.WELCOME)
 
     def data_received(self, data: bytes) -> None:
         self._lines.extend(self._reader.feed(data))
@@ -160,6 +161,10 @@ class Connection(asyncio.Protocol):
         """Drop the connection at once."""
         self._transport.abort()
 
+    def _write(self, data: bytes) -> None:
+        self._sent += len(data)
+        self._transport.write(data)
+
     def _proceed(self) -> None:
         """Take as many lines as can be taken now, and read more only when they are all done."""
         self._scheduled = False
@@ -171,11 +176,11 @@ class Connection(asyncio.Protocol):
             size += len(answer)
             taken += 1
             if size > _FLUSH_SIZE:
-                self._transport.write(b"".join(out))  # this may call pause_writing
+                self._write(b"".join(out))  # this may call pause_writing
                 out.clear()
                 size = 0
         if out:
-            self._transport.write(b"".join(out))
+            self._write(b"".join(out))
         if self._transport.is_closing():
             return
         if self._lines and not self._leaving:
@@ -246,7 +251,7 @@ class Connection(asyncio.Protocol):
         if self._watch is None:
             self._busy = False
         if not self._transport.is_closing():
-            self._transport.write(reply)
+            self._write(reply)
             self._proceed()
         else:
             self._end_watch()
@@ -279,14 +284,14 @@ class Connection(asyncio.Protocol):
             self._deliver(watch)
 
     def _has_read_all(self) -> bool:
-        return self._transport.get_write_buffer_size() == 0 and self._server.peers.has_read_all(self._sock)
+        return self._transport.get_write_buffer_size() == 0 and self._server.peers.has_read_all(self._sock, self._sent)
 
     def _deliver(self, watch: Watch, *, even_empty: bool = False) -> None:
         """Send what there is, if this is still the watch and its last batch was acknowledged."""
         if self._watch is not watch or self._delivered or self._transport.is_closing():
             return
         if not len(watch):
-            self._transport.write(self._watched(wire.NOTHING_LEFT))
+            self._write(self._watched(wire.NOTHING_LEFT))
             self._proceed()
             return
         records = watch.batch()
@@ -294,7 +299,7 @@ class Connection(asyncio.Protocol):
             self._delivered = True
             self._busy = False
             self._cancel_idle()
-            self._transport.write(b"".join(records) + wire.BATCH_END)
+            self._write(b"".join(records) + wire.BATCH_END)
             self._proceed()
         elif self._idle is None:
             self._idle = asyncio.get_running_loop().call_later(_EMPTY_BATCH_AFTER, self._deliver_empty, watch)

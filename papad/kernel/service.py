@@ -18,8 +18,8 @@ from papad.errors import Error
 
 log = logging.getLogger("papad")
 
-_STORED = re.compile(r"(vault|nursery|staging|turn|socket)(-|$)")
-_ENTRIES_BESIDE_SOCKETS = 64
+_STORED = re.compile(r"(vault-\d+|nursery|staging-[rw]|turn|socket-\d+-.*)$")
+_ENTRIES_BESIDE_SOCKETS = 100
 
 MAX_SOCKETS = 800
 """Managed sockets at most: under FileDescriptorStoreMax= of the unit, which stays under its soft LimitNOFILE=."""

@@ -174,6 +174,8 @@ def specify(options: dict[str, Any]) -> Spec:
         return replace(spec, path=path, umask=options.get("umask"))
     if path:
         raise Error("path is for Unix sockets; leave out family= or path=")
+    if options.get("umask") is not None:
+        raise Error("umask is for Unix sockets; leave it out or give a path=")
     interface = options.get("interface") or None
     everywhere, here = ("::", "::1") if family == "inet6" else ("0.0.0.0", "127.0.0.1")
     host = options.get("host") or (everywhere if interface else here)

@@ -4,7 +4,8 @@ A segment is a datagram socketpair whose reading end is in the FD store. Appendi
 land together or not at all. Nothing is ever taken out; a later message for the same key amends the earlier ones, or erases
 them. A start peeks at all that is there, and begins a new segment with what is still alive.
 
-A message is {"v": 1, "n": serial, "k": key, "set": {field: value}, "fds": [name, …]}, or {"v": 1, "n": …, "k": …, "gone": true}.
+A message is {"v": 1, "k": key, "set": {field: value}, "fds": [name, …]}, or {"v": 1, "k": key, "gone": true}.
+Segments are read in the order of their numbers, so that later always means later.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +51,6 @@ class Vault:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._serial = 0
         self._segments: dict[str, socket.socket] = {}  # FDNAME -> reading end
         self._writer: socket.socket | None = None
         self._messages = 0
@@ -58,14 +58,11 @@ class Vault:
 
     def recover(self) -> None:
         """Read what an earlier papad left in the FD store, then rewrite it into one new segment."""
-        found: list[tuple[int, str, parcel.Record, list[int]]] = []
-        for name in [name for name in self._service.stored if name.startswith("vault-")]:
+        for name in sorted((name for name in self._service.stored if name.startswith("vault-")), key=_number):
             reader = socket.socket(fileno=self._service.stored.pop(name))
             self._segments[name] = reader
-            found += _messages_of(name, reader)
-        for serial, key, message, fds in sorted(found, key=lambda each: each[0]):
-            self._serial = max(self._serial, serial)
-            self._apply(key, message, fds)
+            for message, fds in _messages_of(name, reader):
+                self._apply(message, fds)
         if self._service.managed:
             self.compact()
 
@@ -101,13 +98,12 @@ class Vault:
     def _append(self, message: dict[str, Any], fds: list[int]) -> int | None:
         if not self._service.managed:
             return None
-        message |= {"v": VERSION, "n": self._serial + 1}
+        message["v"] = VERSION
         writer = self._writer or self._begin_segment()
         try:
             spilled = parcel.send(writer, message, fds)
         except BlockingIOError:
             spilled = parcel.send(self._begin_segment(), message, fds)
-        self._serial += 1
         self._messages += 1
         return spilled
 
@@ -118,7 +114,7 @@ class Vault:
         so_sndbufforce = 32  # socket(7): needs CAP_NET_ADMIN; a user's segments are small, and several
         with contextlib.suppress(PermissionError):
             writer.setsockopt(socket.SOL_SOCKET, so_sndbufforce, _SEGMENT_BYTES)
-        name = f"vault-{1 + max((int(n.partition('-')[2]) for n in self._segments), default=0)}"
+        name = f"vault-{1 + max(map(_number, self._segments), default=0)}"
         try:
             self._service.store(name, reader.fileno())
         except Error:
@@ -172,8 +168,8 @@ class Vault:
         self._service.unstore(name)
         self._segments.pop(name).close()
 
-    def _apply(self, key: str, message: parcel.Record, fds: list[int]) -> None:
-        names = message.get("fds", [])
+    def _apply(self, message: parcel.Record, fds: list[int]) -> None:
+        key, names = message["k"], message.get("fds", [])
         if message.get("gone"):
             entry = self.entries.pop(key, Entry())
             parcel.close_all([*fds, *entry.fds.values()])
@@ -190,26 +186,36 @@ class Vault:
             entry.fds[name] = fd
 
 
-def _messages_of(name: str, reader: socket.socket) -> list[tuple[int, str, parcel.Record, list[int]]]:
+def _number(name: str) -> int:
+    return int(name.partition("-")[2])
+
+
+def _messages_of(name: str, reader: socket.socket) -> Iterator[tuple[parcel.Record, list[int]]]:
     """All messages of a segment, left where they are: SO_PEEK_OFF moves a peek along (Linux 3.4)."""
     reader.setblocking(False)
     reader.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
-    found: list[tuple[int, str, parcel.Record, list[int]]] = []
     while True:
         try:
             data, fds = parcel.receive(reader, socket.MSG_PEEK)
         except BlockingIOError:
-            return found
+            return
         if not data:
-            return found
+            return
         try:
             message = parcel.unpack(data, fds)
-            if not message:
-                parcel.close_all(fds)
-                continue
-            if message["v"] > VERSION:
-                raise ValueError(f"written by a newer papad (version {message['v']})")
-            found.append((int(message["n"]), str(message["k"]), message, fds))
-        except (ValueError, KeyError, TypeError) as error:
-            log.error("a damaged record in %s was dropped: %r", name, error)
+            if message and not _understood(message):
+                raise ValueError(f"not understood: {str(message)[:200]}")
+        except (ValueError, OSError) as error:
+            log.error("a damaged record in %s was dropped: %s", name, error)
+            message = {}
+        if message:
+            yield message, fds
+        else:
             parcel.close_all(fds)
+
+
+def _understood(message: parcel.Record) -> bool:
+    """Whether this papad can read the message: of this version or an earlier one, and whole."""
+    version, key = message.get("v"), message.get("k")
+    whole = message.get("gone") is True or isinstance(message.get("set"), dict)
+    return isinstance(version, int) and version <= VERSION and isinstance(key, str) and whole
