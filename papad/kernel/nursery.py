@@ -126,37 +126,30 @@ class Nursery:
     def _spawn(self, spawn: dict[str, Any], fds: list[int]) -> None:
         """Fork, report the child, and only then let it exec: papad knows of all that ever ran, even if we are killed here."""
         id = spawn["id"]
-        with contextlib.ExitStack() as cleanup:
-            cleanup.callback(parcel.close_all, fds)
+        with contextlib.ExitStack() as always_cleanup:
+            always_cleanup.callback(parcel.close_all, fds)
             try:
-                gate, opener = os.pipe2(os.O_CLOEXEC)
-                cleanup.callback(os.close, gate)
-                opener_file = cleanup.enter_context(open(opener, "wb", buffering=0))
-                reader, writer = os.pipe2(os.O_CLOEXEC)
-                errors = cleanup.enter_context(open(reader, "rb"))
-                cleanup.callback(os.close, writer)
-                pid = os.fork()
+                ours, theirs = socket.socketpair()
+                always_cleanup.enter_context(ours)
+                with theirs:
+                    pid = os.fork()
+                    if pid == 0:
+                        ours.close()
+                        _become(spawn, fds, theirs)
             except OSError as reason:
                 self._say({"what": "failed", "id": id, "error": f"Cannot start a process: {reason.strerror}"})
                 return
-            if pid == 0:
-                opener_file.close()
-                _become(spawn, fds, gate, writer)
             self._ids[pid] = id
             try:
                 pidfd = os.pidfd_open(pid)
             except OSError:
                 pidfd = -1
             self._say({"what": "forked", "id": id, "pid": pid, "started": time.time()}, pidfd)
-            os.write(opener, b"!")
-            cleanup.pop_all()
-            parcel.close_all([*fds, gate, writer])
-        with opener_file, errors:
-            error = errors.read()  # until exec closes the other end
+            error = _let_go(ours)
         if error:
             del self._ids[pid]
             os.waitpid(pid, 0)
-            self._say({"what": "failed", "id": id, "error": error.decode()})
+            self._say({"what": "failed", "id": id, "error": error})
         else:
             self._say({"what": "spawned", "id": id})
 
@@ -174,15 +167,25 @@ class Nursery:
                 self._say({"what": "exited", "id": id, "code": code, "time": time.time()})
 
 
-def _become(spawn: dict[str, Any], fds: list[int], gate: int, writer: int) -> NoReturn:
-    """In the child: wait to be let go, set up everything, exec. What fails is written to `writer`."""
+def _let_go(child: socket.socket) -> str:
+    """Tell the child at the other end to go on; returns what it could not do, or "" once it has become what it shall be."""
+    error = b""
+    with contextlib.suppress(OSError):  # killed meanwhile: its exit code will tell
+        child.send(b"!")
+        while data := child.recv(4096):  # until exec closes the other end
+            error += data
+    return error.decode(errors="replace")
+
+
+def _become(spawn: dict[str, Any], fds: list[int], nursery: socket.socket) -> NoReturn:
+    """In the child: wait to be let go, set up everything, exec. What fails is written to `nursery`."""
     step = "Bad command"
     try:
-        if not os.read(gate, 1):
+        if not nursery.recv(1):
             os._exit(127)  # the nursery was killed before it could tell of us
         signal.set_wakeup_fd(-1)
         os.setsid()
-        writer = _arrange(spawn["targets"], fds, writer)
+        nursery = _arrange(spawn["targets"], fds, nursery)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -199,19 +202,22 @@ def _become(spawn: dict[str, Any], fds: list[int], gate: int, writer: int) -> No
         _exec(spawn["args"], spawn["env"])
     except BaseException as error:
         with contextlib.suppress(OSError):
-            os.write(writer, f"{step} - {error}".encode(errors="replace"))
+            nursery.send(f"{step} - {error}".encode(errors="replace"))
     finally:
         os._exit(127)
 
 
-def _arrange(targets: list[int], fds: list[int], writer: int) -> int:
-    """Put each of `fds` (some may go to several places) where `targets` says; all else is closed by exec."""
+def _arrange(targets: list[int], fds: list[int], nursery: socket.socket) -> socket.socket:
+    """Put each of `fds` (some may go to several places) where `targets` says; all else is closed by exec.
+
+    Returns `nursery` out of the way of the targets.
+    """
     base = 1 + max(targets)
     moved = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base) for fd in set(fds)}
-    writer = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, base)
+    nursery = socket.socket(fileno=fcntl.fcntl(nursery, fcntl.F_DUPFD_CLOEXEC, base))
     for fd, target in zip(fds, targets, strict=True):
         os.dup2(moved[fd], target)
-    return writer
+    return nursery
 
 
 def _limit(nofile: int, rlimits: dict[str, int]) -> None:

@@ -358,8 +358,9 @@ class Processes:
             return
         loop.remove_reader(process.pidfd)
         until = until or loop.time() + _UNKNOWN_AFTER
+        reaped = pidfd.reaped(process.pidfd)  # asked first: it may be reaped between the two
         code = pidfd.exit_code(process.pidfd)
-        if code is None and not pidfd.reaped(process.pidfd) and loop.time() < until:
+        if code is None and not reaped and loop.time() < until:
             loop.call_later(0.01, self._pidfd_readable, process, until)
             return
         self._exited(process, UNKNOWN_CODE if code is None else code, time.time())

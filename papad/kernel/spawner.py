@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ log = logging.getLogger("papad")
 
 _ENTRY = "nursery"
 _SCOPE = "papad-processes"
+_SCOPE_RETRIES = (0.0, 0.3, 1.0)  # seconds before each: systemd answers nobody while it executes itself anew
 _START_TIMEOUT = 20.0  # seconds until a nursery must have said hello
 _SYNC_TIMEOUT = 2.0  # seconds that a start waits for a surviving nursery
 
@@ -112,17 +114,24 @@ class Spawner:
             task.exception()  # whoever waits for it gets it
 
     async def _start(self) -> None:
-        attempts: list[list[str]] = [[]]
-        if self._service.managed:
-            names = (_SCOPE, f"{_SCOPE}-{os.getpid()}")  # the first may still hold the children of a lost nursery
-            attempts = [_scope_command(name, user=self._service.user) for name in names] + attempts
-        for prefix in attempts:
-            if not prefix and self._service.managed and not self._warned:
-                self._warned = True
-                log.warning("systemd-run gives no scope: processes run in papad's own control group")
-            if await self._launch(prefix):
-                return
-        raise Error("cannot start the nursery, the parent of processes; see papad's log")
+        if self._service.managed and await self._start_in_scope():
+            return
+        if self._service.managed and not self._warned:
+            self._warned = True
+            log.warning("systemd-run gives no scope: processes run in papad's own control group")
+        if not await self._launch([]):
+            raise Error("cannot start the nursery, the parent of processes; see papad's log")
+
+    async def _start_in_scope(self) -> bool:
+        name = _SCOPE
+        for delay in (0.0, *_SCOPE_RETRIES):
+            await asyncio.sleep(delay)
+            if await self._launch(_scope_command(name, user=self._service.user)):
+                return True
+            if shutil.which("systemd-run") is None:
+                return False
+            name = f"{_SCOPE}-{os.getpid()}"  # the first may still hold the children of a lost nursery
+        return False
 
     async def _launch(self, prefix: list[str]) -> bool:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
