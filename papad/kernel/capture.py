@@ -29,7 +29,7 @@ from papad.kernel.service import Service
 
 log = logging.getLogger("papad")
 
-_TURN = struct.Struct("=QQQ")  # process id, stream, time in ns
+_TURN = struct.Struct("=QQQQ")  # process id, stream, time in ns, whether what is staged is given up
 _STAGING_SIZE = 1 << 20
 _BUSY = 64 * 1024
 _NOWAIT = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
@@ -57,15 +57,15 @@ class Capture:
         data = os.pread(self._turn, _TURN.size, 0)
         if len(data) < _TURN.size:
             return
-        owner, stream, time_ns = _TURN.unpack(data)
+        owner, stream, time_ns, given_up = _TURN.unpack(data)
         ring = ring_of(owner)
         staged = self._staged()
-        if ring is not None and (staged or ring.staged):
+        if ring is None or given_up:
+            self._give_up(ring, staged)
+        elif staged or ring.staged:
             if ring.staged is None:
                 ring.stage(staged, stream, time_ns)
-            self._fill(ring, staged)
-        elif staged:
-            self._discard(staged)
+            self._fill(ring, staged, owner)
 
     def pump(self, pipe: int, ring: Ring, owner: int, stream: int) -> int:
         """Move what `pipe` holds into `ring`; returns the bytes moved, 0 at end of file.
@@ -73,11 +73,11 @@ class Capture:
         Raises BlockingIOError when the pipe is empty but still open somewhere.
         """
         time_ns = time.time_ns()
-        parcel.write_all(self._turn, _TURN.pack(owner, stream, time_ns))
+        parcel.write_all(self._turn, _TURN.pack(owner, stream, time_ns, 0))
         size = os.splice(pipe, self._in, min(_STAGING_SIZE, ring.capacity), flags=_NOWAIT)
         if size:
             ring.stage(size, stream, time_ns)
-            self._fill(ring, size)
+            self._fill(ring, size, owner)
         if size >= _BUSY:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _STAGING_SIZE)
@@ -90,7 +90,7 @@ class Capture:
     def _staged(self) -> int:
         return int.from_bytes(fcntl.ioctl(self._out, termios.FIONREAD, bytes(4)), sys.byteorder)
 
-    def _fill(self, ring: Ring, left: int) -> None:
+    def _fill(self, ring: Ring, left: int, owner: int) -> None:
         """Copy the last `left` staged bytes into the ring, and commit."""
         assert ring.staged is not None
         try:
@@ -99,11 +99,14 @@ class Capture:
                 left -= os.splice(self._out, ring.fd, min(left, room), offset_dst=offset, flags=_NOWAIT)
         except OSError as error:
             log.error("output of %d bytes could not be kept: %s", left, error.strerror)
-            self._discard(left)
-            ring.abandon()
+            parcel.write_all(self._turn, _TURN.pack(owner, 0, 0, 1))
+            self._give_up(ring, left)
         else:
             ring.commit()
 
-    def _discard(self, size: int) -> None:
-        while size:
-            size -= os.splice(self._out, self._null, size, flags=_NOWAIT)
+    def _give_up(self, ring: Ring | None, left: int) -> None:
+        """Count what is staged as lost, and empty the staging pipe."""
+        if ring is not None and ring.staged:
+            ring.abandon()
+        while left:
+            left -= os.splice(self._out, self._null, left, flags=_NOWAIT)
