@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test check install clean
+.PHONY: help setup setup-dev run docs test check install clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -43,7 +43,11 @@ check: setup-dev  ## ruff, strict mypy, and the layer test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/docs --check
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py
+
+docs: setup  ## bring docs/protocol.md up to date with the command table
+	$(BIN)/python scripts/docs
 
 test: check  ## check, then every test, on a booted systemd too
 	$(BIN)/python -m pytest

@@ -32,6 +32,13 @@ class Kernel:
         return not (len(self.sockets) or len(self.values) or len(self.processes))
 
     @property
+    def names(self) -> list[str]:
+        """Everything it holds, for people."""
+        found = [f"socket {each.name}" for each in self.sockets]
+        found += [f"process {each.name} (pid {each.pid})" for each in self.processes.select([])]
+        return found + [f"value {name}" for name in self.values]
+
+    @property
     def status(self) -> str:
         """What it holds, for people."""
         counts = (len(self.sockets), "socket"), (len(self.processes), "process"), (len(self.values), "value")

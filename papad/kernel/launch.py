@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import grp
 import os
@@ -16,6 +17,7 @@ from papad.kernel.sockets import Sockets, clone
 
 _DEFAULT_BUFSIZE = 1 << 20
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SPARE_DESCRIPTORS = 64  # that no process gets: a restart needs some to take back all the others
 _MAX_BUFSIZE = 1 << 40
 
 
@@ -96,6 +98,8 @@ def standard_streams(spec: Spec, cleanup: contextlib.ExitStack) -> tuple[list[in
     """Descriptors for 0, 1 and 2 of the child, closed by `cleanup`; and the reading ends of its pipes, the caller's."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     cleanup.callback(os.close, null)
+    if null >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     standard = [null, null, null]
     readers: dict[int, int] = {}
     try:

@@ -77,6 +77,7 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     kernel = Kernel(sockets, Values(vault), processes)
     await processes.recover()
     service.discard(service.stored)
+    _tell_what_was_lost(kernel)
     server = Server(kernel, Peers())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -90,10 +91,31 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
         log.warning("no service manager: nothing that papad holds would survive a crash or a restart of it")
     left_idle = await server.stopped
     service.notify("STOPPING=1")
+    _note_what_is_held(kernel)
     server.close()
     processes.close()
     sockets.close()
     return left_idle
+
+
+def _note_what_is_held(kernel: Kernel) -> None:
+    """At a stop. The service manager may drop it all: before systemd 254 it does so for sure."""
+    if directory := os.environ.get("RUNTIME_DIRECTORY"):
+        with suppress(OSError):
+            Path(directory, "held").write_text("".join(f"{name}\n" for name in kernel.names))
+
+
+def _tell_what_was_lost(kernel: Kernel) -> None:
+    """At a start, of what was held at the last stop and is not there any more."""
+    if directory := os.environ.get("RUNTIME_DIRECTORY"):
+        with suppress(FileNotFoundError):
+            note = Path(directory, "held")
+            held = note.read_text().splitlines()
+            note.unlink()
+            kept = set(kernel.names)
+            for name in held:
+                if name not in kept:
+                    log.error("lost over the stop of papad: %s", name)
 
 
 def _stop(server: Server) -> None:

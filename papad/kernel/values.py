@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from papad.errors import Error
 from papad.kernel import grammar
 from papad.kernel.vault import Vault
@@ -21,6 +23,9 @@ class Values:
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
     def get(self, name: str) -> str:
         """The value, or an empty string."""
