@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run docs test check install clean
+.PHONY: help setup setup-dev run chaos demo docs test check install clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -45,6 +45,13 @@ check: setup-dev  ## ruff, strict mypy, and the layer test
 	$(BIN)/mypy
 	$(BIN)/python scripts/docs --check
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py
+
+chaos: setup-dev  ## kill papad at random for SECONDS= (60), with SEED=, on a booted systemd
+	PAPAD_CHAOS_SECONDS=$(or $(SECONDS),60) PAPAD_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -s tests/system/test_chaos.py -k random
+
+demo: setup  ## see what papad survives, in two minutes (root)
+	@scripts/packages test
+	@$(PYTHON) scripts/demo
 
 docs: setup  ## bring docs/protocol.md up to date with the command table
 	$(BIN)/python scripts/docs

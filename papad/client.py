@@ -52,7 +52,12 @@ class Client:
         self._sock.close()
 
     def command(self, *words: str) -> str:
-        """Send one command, its words as they are, and return the answer. Raises Error with what papad says."""
+        """Send one command, its words as they are, and return the answer. Raises Error with what papad says.
+
+        Not for commands that begin to watch: these answer with more than an answer.
+        """
+        if not any(words):
+            raise Error("no command")
         self._sock.sendall(wire.join_words(words))
         return self._answer()
 

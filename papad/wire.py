@@ -116,7 +116,7 @@ def reply(text: str) -> bytes:
 
 def error(message: str) -> bytes:
     """The answer to a command that failed: always one line."""
-    return reply("Error: " + " ".join(message.splitlines()))
+    return reply("Error: " + message.replace("\n", " "))
 
 
 def output_record(stream: str, name: str, timestamp: float, data: bytes) -> bytes:

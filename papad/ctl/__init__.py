@@ -25,9 +25,9 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=f"papactl {__version__}")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="for example: list sockets")
     options = parser.parse_args()
-    if not options.words:
+    if not any(options.words):
         parser.error("no command; `papactl help` lists them")
-    if options.words[0].startswith("w"):
+    if options.words[0].startswith("w") or any(word.startswith("watch=") for word in options.words):
         parser.error("watch needs a conversation; use telnet or the client library for it")
     try:
         with Client(options.socket or options.port or find()) as client:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from papad.errors import Error
-from papad.kernel.grammar import Command, Grammar, Option
+from papad.kernel.grammar import Command, Grammar, Option, number
 from papad.kernel.launch import parse_size, specify
 from papad.kernel.processes import Processes
 from papad.kernel.sockets import FAMILIES, TYPES, Sockets
@@ -142,9 +142,9 @@ def _one_of(choices: dict[str, Any]) -> Any:
 
 def _whole(lowest: int, highest: int) -> Any:
     def parse(text: str) -> int:
-        if not text.isdecimal() or not lowest <= int(text) <= highest:
+        if not lowest <= number(text) <= highest:
             raise ValueError(f"a number from {lowest} to {highest}")
-        return int(text)
+        return number(text)
 
     return parse
 

@@ -161,6 +161,11 @@ def _match(word: str, choices: Iterable[str]) -> str | None:
     return next((choice for choice in choices if choice.startswith(word)), None)
 
 
+def number(text: str) -> int:
+    """The whole number that a text is, or -1."""
+    return int(text) if text.isdecimal() and len(text) < 20 else -1
+
+
 def select(
     names: Iterable[str], patterns: list[str], *, numbers: Mapping[int, str], required: bool = False
 ) -> list[str]:
@@ -178,8 +183,8 @@ def select(
             found.update(name for name in names if name.startswith(pattern[:-1]))
         elif pattern in names:
             found.add(pattern)
-        elif pattern.isdecimal() and numbers.get(int(pattern)) in names:
-            found.add(numbers[int(pattern)])
+        elif (name := numbers.get(number(pattern))) in names:
+            found.add(name)
         elif required:
             raise Error(f"{pattern} not found")
     return sorted(found)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from papad.errors import Error
+from papad.kernel.grammar import number
 from papad.kernel.sockets import Sockets, clone
 
 _DEFAULT_BUFSIZE = 1 << 20
@@ -39,10 +40,10 @@ class Spec:
 
 def parse_size(text: str) -> int:
     """Bytes, from a number with an optional k, m or g. Raises ValueError saying what is wanted."""
-    number, unit = (text[:-1], _UNITS[text[-1].lower()]) if text[-1:].lower() in _UNITS else (text, 1)
-    if not number.isdecimal() or int(number) * unit > _MAX_BUFSIZE:
+    digits, unit = (text[:-1], _UNITS[text[-1].lower()]) if text[-1:].lower() in _UNITS else (text, 1)
+    if not 0 <= number(digits) * unit <= _MAX_BUFSIZE:
         raise ValueError("a number of bytes, with k, m or g after it if you like")
-    return int(number) * unit
+    return number(digits) * unit
 
 
 def specify(options: dict[str, Any], args: list[str]) -> Spec:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import gc
 import json
@@ -64,11 +65,10 @@ class Nursery:
                 poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._unsent else 0))
             for fd, _ in poll.poll():
                 if fd == wakeup:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(wakeup, 4096)
+                    os.read(wakeup, 4096)
+                    self._reap()  # not more often: the kernel looks at every child to answer
                 else:
                     self._listen()
-            self._reap()
             self._flush()
 
     def _terminate(self, *_: object) -> None:
@@ -98,6 +98,7 @@ class Nursery:
             case "ack":
                 _, pidfd = self._reports.pop((message["id"], message["what"]), ({}, -1))
                 if pidfd >= 0:
+                    self._unsent = deque(each for each in self._unsent if each[1] != pidfd)  # a copy, after a sync
                     os.close(pidfd)
             case "sync":
                 parcel.close_all(self._extra)
@@ -129,6 +130,8 @@ class Nursery:
         with contextlib.ExitStack() as always_cleanup:
             always_cleanup.callback(parcel.close_all, fds)
             try:
+                if len(fds) != len(spawn["targets"]):  # what does not fit is dropped on the way, see cmsg(3)
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 ours, theirs = socket.socketpair()
                 always_cleanup.enter_context(ours)
                 with theirs:

@@ -29,7 +29,16 @@ _LINES_A_TURN = 1000  # then the other connections get theirs
 _FLUSH_SIZE = 256 * 1024
 _EMPTY_BATCH_AFTER = 2.0  # seconds; the original client's `ready` makes its owner block in `read` until then
 _REFUSED_LINGER = 1.0  # seconds for a refused client to read why
-_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ENOBUFS, errno.EAGAIN, errno.ETOOMANYREFS}
+_RESOURCES = {
+    errno.EMFILE,
+    errno.EFBIG,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.ENOBUFS,
+    errno.EAGAIN,
+    errno.ETOOMANYREFS,
+}
 
 
 class Server:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+import select
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from systemd import daemon
 
@@ -21,8 +23,9 @@ log = logging.getLogger("papad")
 _STORED = re.compile(r"(vault-\d+|nursery|staging-[rw]|turn|socket-\d+-.*)$")
 _ENTRIES_BESIDE_SOCKETS = 100
 
-MAX_SOCKETS = 800
-"""Managed sockets at most: under FileDescriptorStoreMax= of the unit, which stays under its soft LimitNOFILE=."""
+MAX_SOCKETS = 400
+"""Managed sockets at most: under FileDescriptorStoreMax= of the unit, which is less than half its soft LimitNOFILE=, for systemd needs
+two numbers for each descriptor when it hands them over, and a start that fails for want of numbers fails for ever."""
 
 
 class Service:
@@ -51,10 +54,11 @@ class Service:
             else:
                 self.stored[name] = fd
 
-    def notify(self, *states: str) -> None:
-        """Tell the service manager, if there is one: `READY=1`, `STATUS=…`."""
+    def notify(self, *states: str, fds: Sequence[int] = ()) -> None:
+        """Tell the service manager, if there is one: `READY=1`, `STATUS=…`. Raises OSError when it cannot be told."""
         if self.managed:
-            daemon.notify("\n".join(states))
+            extra = {"fds": list(fds)} if fds else {}
+            daemon.notify("\n".join(states), **extra)
 
     def store(self, name: str, fd: int) -> None:
         """Put a duplicate of `fd` into the FD store; `fd` stays the caller's. Replaces nothing: names are used once.
@@ -62,23 +66,45 @@ class Service:
         FDPOLL=0, or systemd drops a pipe whose writers are gone with the data still in it.
         Raises Error when the service manager cannot be told.
         """
-        if self.managed:
-            try:
-                daemon.notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", fds=[fd])
-            except OSError as error:
-                raise Error(f"systemd cannot be asked to keep this: {error.strerror}; nothing was changed") from None
+        try:
+            self.notify("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
+        except OSError as error:
+            raise Error(f"systemd cannot be asked to keep this: {error.strerror}; nothing was changed") from None
 
     def unstore(self, name: str) -> None:
-        """Drop the entry of that name from the FD store; closes nothing here."""
-        if self.managed:
-            daemon.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        """Drop the entry of that name from the FD store; closes nothing here. If that fails, the next start discards it."""
+        try:
+            self.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+        except OSError as error:
+            log.warning("systemd cannot be asked to drop %s: %s", name, error.strerror)
+
+    def barrier(self) -> None:
+        """Wait, a second at most, until the service manager has done what it was told: what it dropped is closed there, too.
+
+        It closes the descriptor sent with BARRIER=1 when it gets there, mostly within a millisecond; see sd_notify_barrier(3).
+        """
+        if not self.managed:
+            return
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            with suppress(OSError):
+                self.notify("BARRIER=1", fds=[writer])
+            os.close(writer)
+            poll = select.poll()
+            poll.register(reader)
+            poll.poll(1000)
+        finally:
+            os.close(reader)
 
     def discard(self, names: Iterable[str]) -> None:
         """Close and drop stored descriptors that nothing claimed."""
-        for name in list(names):
+        names = list(names)
+        for name in names:
             log.warning("stored descriptor %s belongs to nothing; dropped", name)
             os.close(self.stored.pop(name))
             self.unstore(name)
+        if names:
+            self.barrier()
 
 
 def socket_entry(fileno: int, name: str) -> str:

@@ -148,6 +148,7 @@ class Sockets:
             _unlink(removed)
             removed.sock.close()
             log.info("removed socket %s", name, extra={"PAPAD_NAME": name})
+        self._service.barrier()  # the address is free when we answer, unless a process has the socket
 
     def close(self) -> None:
         """papad ends. What nothing keeps for a next one is cleaned up; with an FD store all stays as it is."""
@@ -168,6 +169,8 @@ def specify(options: dict[str, Any]) -> Spec:
     if family == "unix":
         if not path or not os.path.isabs(path) or path.endswith("/"):
             raise Error("Absolute path required for Unix sockets")
+        if "\0" in path:
+            raise Error("A path cannot hold the character NUL")
         wrong = [name for name in ("host", "port", "interface", "reuseport") if options.get(name)]
         if wrong:
             raise Error(f"A Unix socket has no {wrong[0]}; leave {wrong[0]}= out")
@@ -291,7 +294,10 @@ def _remove_stale(path: str, kind: int) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            try:
+                os.unlink(path)
+            except OSError as why:
+                raise Error(f"Bind failed: the stale socket at {path} cannot be replaced: {why.strerror}") from None
             return
         except OSError as error:
             if error.errno == errno.ENOENT:

@@ -64,7 +64,7 @@ class Vault:
             for message, fds in _messages_of(name, reader):
                 self._apply(message, fds)
         if self._service.managed:
-            self.compact()
+            self._try_to_compact()
 
     def write(self, key: str, fields: Mapping[str, Any], fds: Mapping[str, int] | None = None) -> None:
         """Set fields and add descriptors under `key`; the descriptors stay the caller's and open until `erase`.
@@ -129,10 +129,13 @@ class Vault:
 
     def _compact_if_worth_it(self) -> None:
         if self._messages > 2 * len(self.entries) + _SLACK:
-            try:
-                self.compact()
-            except (OSError, Error) as error:
-                log.warning("the vault could not be compacted, and goes on as it is: %s", error)
+            self._try_to_compact()
+
+    def _try_to_compact(self) -> None:
+        try:
+            self.compact()
+        except (OSError, Error) as error:
+            log.warning("the vault could not be compacted, and goes on as it is: %s", error)
 
     def compact(self) -> None:
         """Write what is alive into a new segment, and only then drop the old ones: a crash in between finds both.
@@ -217,5 +220,7 @@ def _messages_of(name: str, reader: socket.socket) -> Iterator[tuple[parcel.Reco
 def _understood(message: parcel.Record) -> bool:
     """Whether this papad can read the message: of this version or an earlier one, and whole."""
     version, key = message.get("v"), message.get("k")
+    names = message.get("fds", [])
     whole = message.get("gone") is True or isinstance(message.get("set"), dict)
+    whole = whole and isinstance(names, list) and all(isinstance(name, str) for name in names)
     return isinstance(version, int) and version <= VERSION and isinstance(key, str) and whole

@@ -1,4 +1,4 @@
-"""Uses papad in every way while it is killed at random instants, and checks every promise: SECONDS SEED [--no-nursery-kills].
+"""Uses papad in every way while it is killed at random instants, and checks every promise: SECONDS SEED [--progress].
 
 Prints one JSON object: counts of what was done, and a list of what went wrong.
 """
@@ -15,195 +15,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from pathlib import Path
-from typing import Self
 
-WHERE = "/run/papad/papad.sock"
-WRITER = "/opt/papad-test/writer.py"
+from steadfast import Gone, Life, Session, counts, faults, insist
+
 SERVER = "/opt/papad-test/worker.py"
 CGROUPS = Path("/sys/fs/cgroup/system.slice")
 WRITERS = 20
 
-counts: Counter[str] = Counter()
-faults: list[str] = []
 over = threading.Event()
-
-
-class Gone(Exception):
-    """The connection ended: papad was killed."""
-
-
-class Session:
-    """One connection to papad."""
-
-    def __init__(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(30)
-        self.data = b""
-        try:
-            self.sock.connect(WHERE)
-        except OSError as error:
-            raise Gone from error
-        self.until(b"> ")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sock.close()
-
-    def until(self, end: bytes) -> bytes:
-        while end not in self.data:
-            self.data += self._more()
-        found, _, self.data = self.data.partition(end)
-        return found
-
-    def take(self, size: int) -> bytes:
-        while len(self.data) < size:
-            self.data += self._more()
-        found, self.data = self.data[:size], self.data[size:]
-        return found
-
-    def _more(self) -> bytes:
-        try:
-            more = self.sock.recv(1 << 16)
-        except TimeoutError:
-            faults.append(f"no answer in 30 s; so far {self.data[-200:]!r}")
-            raise Gone from None
-        except OSError as error:
-            raise Gone from error
-        if not more:
-            raise Gone
-        return more
-
-    def send(self, line: str) -> None:
-        try:
-            self.sock.sendall(line.encode() + b"\n")
-        except OSError as error:
-            raise Gone from error
-
-    def ask(self, line: str) -> str:
-        self.send(line)
-        return self.until(b"\n> ").decode()
-
-
-def insist(line: str) -> str:
-    """The answer to a command that may be said again, from whichever papad lives to give it."""
-    while True:
-        try:
-            with Session() as session:
-                return session.ask(line)
-        except Gone:
-            counts["asked again"] += 1
-
-
-class Output:
-    """What has come of one process's stream: every byte once, in order, is what it checks."""
-
-    def __init__(self, name: str, stream: str) -> None:
-        self.head = f"{name}:{stream}:"
-        self.length = len(self.head) + 9
-        self.sure = 0  # bytes whose acknowledgement papad is known to have
-        self.sent = 0  # bytes whose acknowledgement was sent
-
-    def matches(self, position: int, data: bytes) -> bool:
-        first, skip = divmod(position, self.length)
-        count = (skip + len(data)) // self.length + 1
-        text = "".join(f"{self.head}{first + i:08d}\n" for i in range(count)).encode()
-        return text[skip : skip + len(data)] == data
-
-
-class Life:
-    """One process, from its making to its acknowledged end."""
-
-    def __init__(self, name: str, chance: random.Random) -> None:
-        self.name = name
-        self.lines = chance.choice((1, 50, 400, 2000))
-        self.code = chance.choice((0, 0, 1, 7, 255, -9, -15))
-        self.streams = {"out": Output(name, "out"), "err": Output(name, "err")}
-        self.command = (
-            f"make process {name} /usr/bin/python3 -S {WRITER} {name} {self.lines} {self.code} {chance.random()}"
-        )
-
-    def live(self) -> None:
-        line = insist(self.command)
-        if not line.startswith(f"{self.name} pid="):
-            faults.append(f"{self.command}: {line}")
-            return
-        self.identity = line.partition(" running=")[0]
-        while True:
-            try:
-                with Session() as session:
-                    if self.follow(session):
-                        break
-            except Gone:
-                counts["watched again"] += 1
-        counts["processes"] += 1
-
-    def follow(self, session: Session) -> bool:
-        """Watch until the end; whether it is reached."""
-        listed = session.ask(f"list processes {self.name}")
-        if listed and not listed.startswith(self.identity):
-            faults.append(f"{self.identity} became {listed}")
-        session.send(f"watch processes {self.name}")
-        if session.until(b"\n") != b"Watching 1":
-            return self.acknowledged_end()
-        first, closed = True, False
-        while True:
-            closed = self.batch(session, first=first) or closed
-            first = False
-            session.send("-")
-            if closed:
-                self.end_sent = True
-                return session.until(b"\n> ") == b"Nothing left to watch" or not faults.append(
-                    f"{self.name}: after its end"
-                )
-
-    end_sent = False
-
-    def acknowledged_end(self) -> bool:
-        """papad does not know the process any more: right only if we have acknowledged its end."""
-        if not self.end_sent:
-            faults.append(f"{self.name} is forgotten before its end was acknowledged")
-        return True
-
-    def batch(self, session: Session, *, first: bool) -> bool:
-        """Read one batch and check it; whether the end was in it."""
-        records: list[tuple[str, bytes]] = []
-        code = None
-        while (head := session.take(2)) != b"] ":
-            kind, _, _, number = (head + session.until(b"\n")).decode().split(":")
-            if kind == "closed":
-                code = int(number)
-            else:
-                records.append((kind, session.take(int(number) + 1)[:-1]))
-        self.place(first=first, starts=dict(reversed(records)))
-        for kind, data in records:
-            counts["bytes"] += len(data)
-            output = self.streams[kind]
-            if not output.matches(output.sent, data):
-                faults.append(f"{self.name} {kind} at {output.sent}: {data[:80]!r}")
-            output.sent += len(data)
-        if code is not None:
-            self.check_end(code)
-        return code is not None
-
-    def place(self, *, first: bool, starts: dict[str, bytes]) -> None:
-        """Where a batch begins. The first of a connection shows whether our last acknowledgement arrived."""
-        arrived = all(self.streams[kind].matches(self.streams[kind].sent, data) for kind, data in starts.items())
-        for output in self.streams.values():
-            if first and not arrived:
-                output.sent = output.sure
-            else:
-                output.sure = output.sent
-
-    def check_end(self, code: int) -> None:
-        if code != self.code:
-            faults.append(f"{self.name} ended with {code}, not {self.code}")
-        for stream, output in self.streams.items():
-            if output.sent != self.lines * output.length:
-                faults.append(f"{self.name} {stream}: {output.sent} bytes of {self.lines * output.length}")
 
 
 def guarded(task: object, *args: object) -> threading.Thread:
@@ -286,6 +106,7 @@ def requests(port: int) -> None:
                     faults.append("a connection was closed unanswered")
             counts["requests"] += 1
         except OSError as error:
+            counts["refused"] += 1
             faults.append(f"request: {error!r}")
         time.sleep(0.005)
 
@@ -330,7 +151,7 @@ def kill(pid: int, what: str) -> None:
         pass
 
 
-def killer(seed: str, *, nursery_too: bool) -> None:
+def killer(seed: str) -> None:
     chance = random.Random(seed)
     while not over.is_set():
         time.sleep(chance.choice((0.02, 0.1, 0.2, 0.4)) * chance.random() * 2)
@@ -341,13 +162,29 @@ def killer(seed: str, *, nursery_too: bool) -> None:
         elif dice < 0.03:
             subprocess.run(["systemctl", "daemon-reexec"], check=True)
             counts["daemon-reexecs"] += 1
-        elif dice < float(os.environ.get("NK", "0.04")) and nursery_too:
+        elif dice < 0.05:
             if pid := nursery():
                 kill(pid, "nursery kills")
         else:
             for pid in pids("papad.service"):
                 if comm(pid) == "papad":
                     kill(pid, "kills")
+
+
+def progress(seconds: float, every: float) -> None:
+    """Wait, and say on standard error how it goes."""
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < seconds:
+        time.sleep(min(every, seconds - passed))
+        if every < seconds:
+            print(
+                f"{time.monotonic() - began:4.0f} s  papad killed {counts['kills']}, restarted {counts['restarts']}, its nursery killed"
+                f" {counts['nursery kills']} | {counts['requests']} requests served, {counts['refused']} refused |"
+                f" {counts['bytes'] >> 10} KiB of output, each byte once | {counts['processes']} exit codes right |"
+                f" {counts['values']} values kept | {len(faults)} faults",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -357,8 +194,8 @@ def main() -> None:
     insist(f"make process web bufsize=0 /usr/bin/python3 {SERVER} $(socket.web.fileno)")
     threads = [guarded(processes, number, seed) for number in range(WRITERS)]
     threads += [guarded(values, seed), guarded(sockets, seed), guarded(requests, port)]
-    threads.append(guarded(lambda: killer(seed, nursery_too="--no-nursery-kills" not in sys.argv)))
-    time.sleep(seconds)
+    threads.append(guarded(killer, seed))
+    progress(seconds, every=2 if "--progress" in sys.argv else seconds)
     over.set()
     for thread in threads:
         thread.join(60)

@@ -1,0 +1,50 @@
+"""The machines of the system tests: each release boots once a session and is installed from this checkout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.system import papad as installed
+from tests.system.machine import Machine, why_not
+from tests.system.papad import Papad
+from tests.system.trees import selected_releases, tree
+
+SKIPPED = pytest.StashKey[str]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "machine" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.system)
+
+
+@pytest.fixture(scope="session")
+def bootable(pytestconfig: pytest.Config) -> None:
+    """Skip, and say so at the end, where no container can be booted."""
+    if reason := why_not():
+        pytestconfig.stash[SKIPPED] = reason
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", params=selected_releases())
+def machine(request: pytest.FixtureRequest, bootable: None) -> Iterator[Machine]:
+    """A booted Debian with papad installed."""
+    with Machine(tree(request.param), request.param) as machine:
+        installed.install(machine)
+        yield machine
+
+
+@pytest.fixture
+def papad(machine: Machine) -> Papad:
+    """The system's papad, as after a boot: not yet started, its socket listening."""
+    papad = Papad(machine)
+    papad.reset()
+    return papad
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if reason := config.stash.get(SKIPPED, None):
+        terminalreporter.section("NOT TESTED")
+        terminalreporter.line(f"Nothing was tested on a booted systemd: {reason}.")

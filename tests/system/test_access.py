@@ -1,0 +1,108 @@
+"""Who may talk to papad: root, itself and the group. The refused are tested as well as the allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.system.machine import Failed, Machine, wait_until
+from tests.system.papad import MEMBER, STRANGER, TOOLS, UNIX, Papad
+
+OPEN = "/run/papad-open.sock"
+OPEN_UNIT = """\
+[Unit]
+Description=A control socket of papad that everyone may connect to
+[Socket]
+ListenStream=/run/papad-open.sock
+SocketMode=0666
+Service=papad.service
+"""
+ways_in = pytest.mark.parametrize("where", ["tcp", OPEN])
+
+
+@pytest.fixture
+def papad(machine: Machine) -> Iterator[Papad]:
+    """papad with one more control socket, which the file system guards from nobody: the peer check has to."""
+    papad = Papad(machine)
+    papad.reset()
+    machine.write("/run/systemd/system/papad-open.socket", OPEN_UNIT)
+    papad.systemctl("daemon-reload")
+    papad.systemctl("start", "papad-open.socket")
+    yield papad
+    papad.systemctl("stop", "papad.service", "papad-open.socket", check=False)
+    machine.root("/run/systemd/system/papad-open.socket").unlink()
+    papad.systemctl("daemon-reload")
+
+
+@pytest.mark.parametrize("where", ["tcp", UNIX, OPEN])
+@pytest.mark.parametrize("user", [None, MEMBER])
+def test_root_and_members_of_the_group_are_let_in(papad: Papad, user: str | None, where: str) -> None:
+    assert papad.talk("set a b", "get a", where=where, user=user) == ["", "b"]
+
+
+def test_the_socket_file_keeps_strangers_out(papad: Papad, machine: Machine) -> None:
+    assert machine.out("stat", "-c", "%a %U %G", UNIX) == "660 root papad"
+    with pytest.raises(Failed, match="PermissionError"):
+        papad.talk(where=UNIX, user=STRANGER)
+
+
+@ways_in
+def test_a_stranger_gets_one_clear_error_and_is_dropped(papad: Papad, where: str) -> None:
+    replies = papad.machine.out("/usr/bin/python3", "-c", REFUSED, where, user=STRANGER, env={"PYTHONPATH": TOOLS})
+    assert replies.startswith("Error: "), replies
+    assert len(replies.splitlines()) == 1
+    assert STRANGER in replies or "papad" in replies
+    assert papad.ask("get pwned") == ""
+
+
+# Sends a command without waiting for a greeting, and reads until the connection is closed by the other side.
+REFUSED = """
+import contextlib, socket, sys, talk
+family, address = (socket.AF_INET, talk.CONTROL) if sys.argv[1] == "tcp" else (socket.AF_UNIX, sys.argv[1])
+connection = socket.socket(family)
+connection.settimeout(20)
+connection.connect(address)
+received = b""
+with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+    while data := connection.recv(4096):
+        received += data
+        connection.sendall(b"set pwned 1\\n")
+print(received.decode().removesuffix("> "), end="")
+"""
+
+
+@ways_in
+@pytest.mark.parametrize("running", [True, False], ids=["running", "started by it"])
+def test_nothing_is_executed_for_a_stranger_who_closes_at_once(papad: Papad, where: str, running: bool) -> None:
+    machine = papad.machine
+    if running:
+        papad.ask("list sockets")
+    command = ("/usr/bin/python3", f"{TOOLS}/stranger.py", where, "1000", "set pwned 1", "make socket pwned")
+    machine.run(*command, user=STRANGER, seconds=120)
+    wait_until(lambda: not open_connections(machine), "papad is done with all of them")
+    assert papad.talk("get pwned", "list values", "list sockets", "list processes") == ["", "", "", ""]
+    assert papad.show("NRestarts") == "0"
+
+
+def open_connections(machine: Machine) -> list[str]:
+    """Connections to papad's control sockets, as `ss` lists them, that papad has not closed yet."""
+    lines = machine.out("ss", "-Hntx", "state", "established", "state", "close-wait").splitlines()
+    return [line for line in lines if "127.0.0.1:20202 " in line or OPEN in line]
+
+
+@ways_in
+def test_a_member_who_closes_at_once_is_obeyed_or_refused_but_never_taken_for_another(papad: Papad, where: str) -> None:
+    """A connection that is gone before its peer is known is refused; papad lives on in either case."""
+    command = ("/usr/bin/python3", f"{TOOLS}/stranger.py", where, "300", "set ok 1")
+    papad.machine.run(*command, user=MEMBER)
+    wait_until(lambda: not open_connections(papad.machine), "papad is done with all of them")
+    assert papad.ask("get ok") in ("", "1")
+
+
+@pytest.mark.parametrize("where", ["tcp", UNIX])
+@pytest.mark.parametrize("first", ["POST /x HTTP/1.1", "GET / HTTP/1.0", "Host: localhost"])
+def test_a_browser_executes_nothing(papad: Papad, where: str, first: str) -> None:
+    script = REFUSED.replace('b"set pwned 1\\n"', f'b"{first}\\r\\n\\r\\nset pwned 1\\n"')
+    papad.machine.run("/usr/bin/python3", "-c", script, where, env={"PYTHONPATH": TOOLS})
+    assert papad.ask("get pwned") == ""

@@ -1,0 +1,61 @@
+"""papad is killed at random instants, and at each of its system calls in turn, and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.system.papad import TOOLS, Papad
+
+SECONDS = int(os.environ.get("PAPAD_CHAOS_SECONDS", "30"))
+CALLS = [
+    "splice",
+    "pwrite64",
+    "sendmsg",
+    "recvmsg",
+    "ftruncate",
+    "memfd_create",
+    "pipe2",
+    "socketpair",
+    "bind",
+    "listen",
+]
+CALLS += ["unlink", "setsockopt", "sendto", "fcntl", "epoll_ctl"]
+NTH_SECONDS = int(os.environ.get("PAPAD_NTH_SECONDS", "100"))
+
+
+@pytest.fixture
+def injecting(papad: Papad) -> Iterator[Papad]:
+    """A papad that can be told at which system call it is killed."""
+    drop_in = "/etc/systemd/system/papad.service.d/injecting.conf"
+    papad.machine.write(drop_in, f"[Service]\nExecStart=\nExecStart={TOOLS}/maybe-killed\n")
+    papad.systemctl("daemon-reload")
+    yield papad
+    papad.machine.root(drop_in).unlink()
+    papad.systemctl("daemon-reload")
+
+
+def test_random_kills(papad: Papad) -> None:
+    seed = os.environ.get("PAPAD_CHAOS_SEED") or str(random.randrange(10**9))
+    print(f"\nseed {seed}, {SECONDS} s; again with: make chaos SECONDS={SECONDS} SEED={seed}")
+    done = papad.machine.run("/usr/bin/python3", f"{TOOLS}/chaos.py", str(SECONDS), seed, seconds=SECONDS + 120)
+    report = json.loads(done.stdout)
+    print(json.dumps(report["counts"]))
+    assert not report["faults"]
+    assert not report["stuck"]
+    assert report["counts"]["kills"] >= SECONDS / 2
+    assert min(report["counts"][what] for what in ("processes", "bytes", "values", "sockets", "requests")) > SECONDS
+
+
+def test_killed_at_every_system_call(injecting: Papad) -> None:
+    """As many of them as the time allows, those that change something first."""
+    script = ("/usr/bin/python3", f"{TOOLS}/nth.py", str(NTH_SECONDS), *CALLS)
+    report = json.loads(injecting.machine.run(*script, seconds=NTH_SECONDS + 60).stdout)
+    print(json.dumps(report))
+    assert not report["faults"]
+    assert report["counts"]["killed"] >= 30
+    assert report["reached"]["splice"].startswith("all")

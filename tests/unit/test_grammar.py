@@ -1,0 +1,173 @@
+"""Commands are found by their abbreviations, checked from their declarations; names are matched by patterns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from papad.errors import Error
+from papad.kernel.commands import COMMANDS, GRAMMAR
+from papad.kernel.grammar import Command, Grammar, Option, select
+
+NAMES = ["web.1", "web.2", "db", "7", "a*b"]
+NUMBERS = {7: "db", 9: "web.1"}
+
+
+def whole(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("a number")
+    return int(text)
+
+
+MAKE = Command(
+    words=("make", "thing"),
+    usage="make thing NAME",
+    summary="Make it",
+    needs_name="Thing requires a name",
+    options=(Option("size", whole, "how large"),),
+    prefixes={"env.": "a variable"},
+    handler=lambda kernel, name, options, words: (name, options, words),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_is_found_by_its_full_name_in_any_case(command: Command) -> None:
+    for words in (list(command.words), [word.upper() for word in command.words]):
+        assert GRAMMAR.find([*words, "rest", "Of It"]) == (command, ["rest", "Of It"])
+
+
+ABBREVIATIONS = {
+    "l s": "list sockets",
+    "l p": "list processes",
+    "l v": "list values",
+    "m s": "make socket",
+    "m p": "make process",
+    "r s": "remove sockets",
+    "rem proc": "remove processes",
+    "r v": "remove values",
+    "w p": "watch processes",
+    "s": "set",
+    "se": "set",
+    "g": "get",
+    "q": "quit",
+    "h": "help",
+    "list socket": "list sockets",
+}
+
+
+@pytest.mark.parametrize(("short", "name"), ABBREVIATIONS.items())
+def test_the_abbreviations_of_old_keep_their_meaning(short: str, name: str) -> None:
+    assert GRAMMAR.find(short.split())[0].name == name
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nonsense", 'Unknown command "nonsense"'),
+        ("e", 'You cannot abbreviate "exit-if-idle"'),
+        ("exit-if-idl", 'You cannot abbreviate "exit-if-idle"'),
+        ("list", '"list" must be followed by one of: processes, sockets, values'),
+        ("list x", 'Bad "list" command. The following word must be one of: processes, sockets, values'),
+        ("m v", 'Bad "make" command. The following word must be one of: process, socket'),
+    ],
+)
+def test_what_is_no_command_is_explained(line: str, message: str) -> None:
+    with pytest.raises(Error) as error:
+        GRAMMAR.find(line.split())
+    assert str(error.value) == message
+
+
+def test_an_exact_word_wins_over_a_longer_one() -> None:
+    grammar = Grammar([Command((word,), word, word, handler=lambda *_: None) for word in ("setup", "set", "seta")])
+    assert grammar.find(["set"])[0].name == "set"
+    assert grammar.find(["se"])[0].name == "set"
+    assert grammar.find(["setu"])[0].name == "setup"
+
+
+def test_options_are_parsed_as_declared_and_the_rest_is_handed_on() -> None:
+    called = MAKE.call(None, ["x", "size=5", "env.A=1", "env.B=", "run", "c=d"])
+    assert called == ("x", {"size": 5, "env.": {"A": "1", "B": ""}}, ["run", "c=d"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Thing requires a name"),
+        (["x", "colour=red"], 'Unknown option "colour". Type "help make thing"'),
+        (["x", "size=red"], 'size must be a number, not "red"'),
+        (["x", "other.A=1"], 'Unknown option "other.A". Type "help make thing"'),
+    ],
+)
+def test_what_does_not_fit_the_declaration_is_refused_before_the_handler(words: list[str], message: str) -> None:
+    with pytest.raises(Error) as error:
+        MAKE.call(None, words)
+    assert str(error.value) == message
+
+
+def test_words_after_the_options_are_refused_where_none_belong() -> None:
+    command, rest = GRAMMAR.find("make socket x port=1 8080".split())
+    with pytest.raises(Error, match='Unexpected "8080"'):
+        command.call(None, rest)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_says_everything_that_is_declared(command: Command) -> None:
+    text = GRAMMAR.help(list(command.words))
+    assert command.usage in text
+    assert command.summary in text
+    assert all(option.name in text and option.help in text for option in command.options)
+    assert all(example in text for example in command.examples)
+    assert command.name in GRAMMAR.help([])
+
+
+def test_help_of_a_group_is_that_of_its_commands() -> None:
+    text = GRAMMAR.help(["list"])
+    assert all(f"list {what}" in text for what in ("sockets", "processes", "values"))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "found"),
+    [
+        ([], ["7", "a*b", "db", "web.1", "web.2"]),
+        (["*"], ["7", "a*b", "db", "web.1", "web.2"]),
+        (["web.*"], ["web.1", "web.2"]),
+        (["db", "web.2", "db"], ["db", "web.2"]),
+        (["7"], ["7"]),  # an exact name wins over a number
+        (["9"], ["web.1"]),
+        (["nothing", "8"], []),
+        (["a*b"], ["a*b"]),
+    ],
+)
+def test_patterns_select_names(patterns: list[str], found: list[str]) -> None:
+    assert select(NAMES, patterns, numbers=NUMBERS) == found
+
+
+@pytest.mark.parametrize("pattern", ["nothing", "8", "9" * 5000, "\u0663", "-1", ""])
+def test_a_name_that_is_required_and_missing_is_named(pattern: str) -> None:
+    with pytest.raises(Error) as error:
+        select(NAMES, [pattern], numbers=NUMBERS, required=True)
+    assert str(error.value) == f"{pattern} not found"
+
+
+def test_a_wildcard_that_matches_nothing_is_no_error() -> None:
+    assert select(NAMES, ["x*"], numbers={}, required=True) == []
+
+
+@given(st.lists(st.text(max_size=6), max_size=4), st.sampled_from(COMMANDS))
+def test_any_words_are_either_understood_or_refused_with_one_error(words: list[str], command: Command) -> None:
+    class Anything:
+        def __getattr__(self, name: str) -> Any:
+            raise Error("reached the tables")
+
+    for line in (words, [*command.words, *words]):
+        if line:
+            try:
+                found, rest = GRAMMAR.find(line)
+                result = found.call(Anything(), rest)
+                if hasattr(result, "close"):
+                    result.close()
+            except Error:
+                pass
