@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.system import papad as installed
-from tests.system.machine import Machine, why_not
-from tests.system.papad import Papad
+from tests.system.machine import Machine, wait_until, why_not
+from tests.system.papad import USER, Papad
 from tests.system.trees import selected_releases, tree
 
 SKIPPED = pytest.StashKey[str]()
@@ -42,6 +42,20 @@ def papad(machine: Machine) -> Papad:
     papad = Papad(machine)
     papad.reset()
     return papad
+
+
+@pytest.fixture
+def own(machine: Machine) -> Iterator[Papad]:
+    """A user's papad, under a user manager that lingers."""
+    machine.run("loginctl", "enable-linger", USER)
+    uid = machine.out("id", "-u", USER)
+    ready = machine.root(f"/run/user/{uid}/systemd/private")
+    wait_until(ready.exists, "the user manager listens")
+    papad = Papad(machine, USER)
+    papad.reset()
+    yield papad
+    machine.run("loginctl", "disable-linger", USER)
+    wait_until(lambda: not ready.exists(), "the user manager has ended")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

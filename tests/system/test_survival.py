@@ -119,6 +119,19 @@ def test_what_was_acknowledged_does_not_come_again(papad: Papad, interrupt: Call
     assert "before" not in dict(joined(watched(papad, "p")))["out"]
 
 
+def test_what_a_watcher_did_not_acknowledge_comes_again(papad: Papad, interrupt: Callable[[Papad], None]) -> None:
+    papad.ask(f"make process p {HOLD} 0")
+    wait_until(lambda: papad.machine.root("/run/hold.started").exists(), "it has begun")
+    script = f"import sys; sys.path.insert(0, '{TOOLS}'); import talk; t = talk.Talk(); t.socket.sendall(b'watch processes p\\n'); "
+    script += "data = b''\nwhile not data.endswith(b'] '): data += t.socket.recv(4096)\nprint(data)\nsys.stdin.read()"
+    with papad.machine.running(PYTHON, "-c", script) as watcher:
+        assert watcher.stdout is not None
+        assert "before" in watcher.stdout.readline()
+        interrupt(papad)
+    papad.machine.write("/run/hold.go", "")
+    assert joined(watched(papad, "p")) == [("out", "before\nafter\n"), ("err", "error\n"), ("closed", "0")]
+
+
 def test_a_removed_process_stays_removed_and_is_forgotten(papad: Papad, interrupt: Callable[[Papad], None]) -> None:
     papad.ask(f"make process p {HOLD} 0")
     wait_until(lambda: papad.machine.root("/run/hold.started").exists(), "it has begun")
@@ -150,6 +163,23 @@ def test_a_stop_that_systemd_forgets_is_owned_up_to(papad: Papad) -> None:
     journal = papad.machine.out("journalctl", "-u", "papad.service")
     for lost in ("socket s", "value v", r"process p \(pid \d+\)"):
         assert re.search(f"lost over the stop of papad: {lost}\n", journal)
+
+
+def test_a_users_own_papad_loses_nothing_either(own: Papad, interrupt: Callable[[Papad], None]) -> None:
+    """Its vault has small segments, several of them."""
+    own.machine.run("chmod", "1777", "/run")
+    own.talk(*(f"set v{number} {number}" for number in range(900)))
+    own.talk("make socket s", f"make process p {HOLD} 5")
+    wait_until(lambda: own.machine.root("/run/hold.started").exists(), "it has begun")
+    before = own.talk("list values", "list sockets", "list processes")
+    segments = int(own.show("NFileDescriptorStore")) - 5
+    assert segments > 1
+    interrupt(own)
+    assert own.talk("list values", "list sockets", "list processes") == before
+    own.machine.write("/run/hold.go", "")
+    script = f"import sys; sys.path.insert(0, '{TOOLS}'); import talk; print(talk.Talk('{own.where}').watch('p'))"
+    records = own.machine.out(PYTHON, "-c", script, user=own.user)
+    assert [text in records for text in ("before", "after", "error", "b'5'")] == [True] * 4
 
 
 def test_values_and_sockets(papad: Papad, interrupt: Callable[[Papad], None]) -> None:

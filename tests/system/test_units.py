@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.system.machine import Failed, Machine, wait_until
+from tests.system.machine import Failed, Machine
 from tests.system.papad import STRANGER, USER, Papad, pid_of, systemd_version
 
 UNITS = ("papad.socket", "papad.service")
@@ -56,20 +54,6 @@ def test_install_again_and_with_destdir(machine: Machine) -> None:
     ):
         assert path in installed
     assert all(path.startswith("./usr/") for path in installed)
-
-
-@pytest.fixture
-def own(machine: Machine) -> Iterator[Papad]:
-    """A user's papad, under a user manager that lingers."""
-    machine.run("loginctl", "enable-linger", USER)
-    uid = machine.out("id", "-u", USER)
-    ready = machine.root(f"/run/user/{uid}/systemd/private")
-    wait_until(ready.exists, "the user manager listens")
-    papad = Papad(machine, USER)
-    papad.reset()
-    yield papad
-    machine.run("loginctl", "disable-linger", USER)
-    wait_until(lambda: not ready.exists(), "the user manager has ended")
 
 
 def test_a_user_has_a_papad_of_their_own(machine: Machine, own: Papad) -> None:

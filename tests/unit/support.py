@@ -240,6 +240,11 @@ class Talk:
         self.send(line + "\n")
         return self.until(b"\n> ").decode()[:-3]
 
+    def ask_line(self, line: str) -> str:
+        """Send one line; the first line of what comes, before a prompt or a batch."""
+        self.send(line + "\n")
+        return self.until(b"\n").decode()[:-1]
+
     def rest(self) -> bytes:
         """All until the other side closes."""
         with contextlib.suppress(EOFError, ConnectionResetError):
@@ -251,9 +256,10 @@ class Talk:
         """One batch of a watch: (out or err or closed, name, data or exit code); raises EOFError at `Nothing left`."""
         found: list[tuple[str, str, bytes | int]] = []
         while (lead := self.exactly(2)) != b"] ":
-            kind, name, *rest = (lead + self.until(b"\n")).decode().rstrip("\n").split(":")
-            if kind.startswith("Nothing"):
-                raise EOFError(kind)
+            line = (lead + self.until(b"\n")).decode()[:-1]
+            if line == "Nothing left to watch":
+                raise EOFError(line)
+            kind, name, *rest = line.split(":")
             if kind == "closed":
                 found.append((kind, name, int(rest[1])))
             else:
