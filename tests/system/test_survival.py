@@ -123,7 +123,7 @@ def test_what_a_watcher_did_not_acknowledge_comes_again(papad: Papad, interrupt:
     papad.ask(f"make process p {HOLD} 0")
     wait_until(lambda: papad.machine.root("/run/hold.started").exists(), "it has begun")
     script = f"import sys; sys.path.insert(0, '{TOOLS}'); import talk; t = talk.Talk(); t.socket.sendall(b'watch processes p\\n'); "
-    script += "data = b''\nwhile not data.endswith(b'] '): data += t.socket.recv(4096)\nprint(data)\nsys.stdin.read()"
+    script += "data = b''\nwhile not data.endswith(b'] '): data += t.socket.recv(4096)\nprint(data, flush=True)\nsys.stdin.read()"
     with papad.machine.running(PYTHON, "-c", script) as watcher:
         assert watcher.stdout is not None
         assert "before" in watcher.stdout.readline()

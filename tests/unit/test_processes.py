@@ -95,13 +95,36 @@ def test_a_process_is_closed_only_when_a_grandchild_has_let_go_of_its_pipe(talk:
 
 
 @pytest.mark.parametrize("size", [1, 100, 4096, 70_000])
-def test_the_buffer_keeps_the_last_bytes_and_no_more(talk: Talk, papad: Daemon, size: int) -> None:
-    shell(talk, "x", "seq 30000", f"bufsize={size}")
-    wait_until(lambda: "running=False" in talk.ask("list processes x"), "it has ended")
-    numbers = "".join(f"{number}\n" for number in range(1, 30001)).encode()
-    records = watch(talk, "x")
-    assert text(records, "out") == numbers[-size:]
-    assert codes(records) == {"x": 0}
+def test_the_buffer_keeps_the_last_bytes_and_no_more(talk: Talk, size: int) -> None:
+    shell(talk, "x", "seq 10000", f"bufsize={size}")
+    numbers = "".join(f"{number}\n" for number in range(1, 10001)).encode()
+    talk.ask_line("watch processes x")
+    batches: list[Records] = []
+    with pytest.raises(EOFError):
+        while True:
+            batches.append(talk.records())
+            talk.send("-\n")
+    assert talk.exactly(2) == b"> "
+    pieces = [text(records, "out") for records in batches]
+    assert max(map(len, pieces)) <= size
+    end = next(piece for piece in reversed(pieces) if piece)
+    assert numbers.endswith(end)
+    rest = iter(numbers)
+    assert all(byte in rest for byte in b"".join(pieces)), "something came twice, or in another order"
+    assert batches[-1][-1] == ("closed", "x", 0)
+
+
+def test_a_buffer_that_nobody_watches_holds_its_last_bytes(talk: Talk, tmp_path: Path) -> None:
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    shell(talk, "x", f"seq 10000; echo done >&2; read x < {fifo}", "bufsize=5000")
+    talk.ask_line("watch processes x")
+    while b"done\n" not in text(seen := talk.records(), "err"):
+        talk.send("-\n")
+    assert len(text(seen, "out")) + len(text(seen, "err")) <= 5000
+    fifo.write_text("go\n")
+    talk.send("-\n")
+    assert codes(talk.watch_to_end()) == {"x": 0}
 
 
 @pytest.mark.parametrize("options", ["bufsize=0", "output=0", "stdout=0 stderr=0"])
