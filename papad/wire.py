@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from papad.errors import Error
+
 WELCOME = b'Papa is home. Type "help" for commands.\n> '
 PROMPT = b"> "
 BATCH_END = b"] "
@@ -18,6 +20,9 @@ STOPPED = "Stopped watching"
 MAX_LINE = 4 * 1024 * 1024
 """Bytes in one command line. A line with the 2 MiB that an environment may have on Linux fits, quoting included."""
 
+_UNSAFE = re.compile(rb"[\x00-\x20%=\x7f]")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _HTTP_OR_TLS = re.compile(rb"\x16\x03|[A-Za-z]+ [^\n]* HTTP/\d|(?i:host|content-length|content-type|user-agent):")
 
 
@@ -88,6 +93,43 @@ def split_words(line: str) -> list[str]:
     return words
 
 
+class ExactWord(str):
+    """A word of an exact line. `option` is its name and value if it was written as one: an encoded `=` makes none."""
+
+    __slots__ = ("option",)
+    option: tuple[str, str] | None
+
+
+def exact_words(line: bytes) -> list[str]:
+    """The words of an exact line, which begins with `%`: percent-encoded, with single spaces between. Raises Error."""
+    return [_exact_word(piece) for piece in line[1:].split(b" ") if piece]
+
+
+def exact_line(words: Iterable[str | tuple[str, str]]) -> bytes:
+    """An exact line for the words; a tuple is an option. Lone surrogates stand for bytes that are not UTF-8 (os.fsdecode)."""
+    pieces = [_encode(w) or b"%" if isinstance(w, str) else _encode(w[0]) + b"=" + _encode(w[1]) for w in words]
+    return b"%" + b" ".join(pieces) + b"\n"
+
+
+def _exact_word(piece: bytes) -> ExactWord:
+    name, equals, value = (b"", b"", b"") if piece == b"%" else piece.partition(b"=")
+    word = ExactWord(_unquote(name) + equals.decode() + _unquote(value))
+    word.option = (_unquote(name), _unquote(value)) if equals else None
+    return word
+
+
+def _encode(word: str) -> bytes:
+    data = word.encode("utf-8", "surrogateescape")
+    return _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], data)
+
+
+def _unquote(piece: bytes) -> str:
+    if _BAD_ESCAPE.search(piece):
+        raise Error("In a line that begins with %, every other % must be followed by two hexadecimal digits")
+    data = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), piece)
+    return data.decode("utf-8", "surrogateescape")
+
+
 def split_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
     """The leading `name=value` words as a dict, and the words from the first without `=` on.
 
@@ -95,6 +137,11 @@ def split_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
     """
     options: dict[str, str] = {}
     for used, word in enumerate(words):
+        if isinstance(word, ExactWord):
+            if word.option is None:
+                return options, words[used:]
+            options[word.option[0]] = word.option[1]
+            continue
         name, equals, value = word.partition("=")
         if not equals:
             return options, words[used:]

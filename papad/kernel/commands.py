@@ -5,12 +5,15 @@ To add one: write its function, add its declaration to COMMANDS. Help, errors an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from papad.errors import Error
+from papad.kernel import describe
 from papad.kernel.grammar import Command, Grammar, Option, number
-from papad.kernel.launch import parse_size, specify
+from papad.kernel.launch import parse_names, parse_size, specify
+from papad.kernel.output import Query, Reading
 from papad.kernel.processes import Processes
 from papad.kernel.sockets import FAMILIES, TYPES, Sockets
 from papad.kernel.sockets import specify as specify_socket
@@ -20,11 +23,12 @@ from papad.kernel.watch import Watch
 
 @dataclass(frozen=True)
 class Kernel:
-    """All that commands work on."""
+    """All that commands work on; `server` gives what is known of papad itself."""
 
     sockets: Sockets
     values: Values
     processes: Processes
+    server: Callable[[], dict[str, Any]]
 
     @property
     def idle(self) -> bool:
@@ -62,24 +66,32 @@ class Leave:
     exit: bool = False
 
 
+@dataclass(frozen=True)
+class Output:
+    """A reply that is read from a Reading, until it ends or the client ends it."""
+
+    reading: Reading
+
+
 def list_sockets(kernel: Kernel, patterns: list[str]) -> str:
-    return "\n".join(kernel.sockets.lines(patterns))
+    return _list(kernel.sockets.lines(patterns))
 
 
 def list_processes(kernel: Kernel, patterns: list[str]) -> str:
-    return "\n".join(kernel.processes.lines(patterns))
+    return _list(kernel.processes.lines(patterns))
 
 
 def list_values(kernel: Kernel, patterns: list[str]) -> str:
-    return "\n".join(kernel.values.lines(patterns))
+    return _list(kernel.values.lines(patterns))
 
 
 def make_socket(kernel: Kernel, name: str, options: dict[str, Any], _: list[str]) -> str:
-    return str(kernel.sockets.make(name, specify_socket(options)))
+    return _list([str(kernel.sockets.make(name, specify_socket(options)))])
 
 
 async def make_process(kernel: Kernel, name: str, options: dict[str, Any], args: list[str]) -> str | Watching:
     process, line = await kernel.processes.make(name, specify(options, args))
+    line = _list([line])
     return Watching(line, Watch(kernel.processes, [process])) if options.get("watch") else line
 
 
@@ -103,6 +115,38 @@ def watch_processes(kernel: Kernel, patterns: list[str]) -> Watching:
     if not found:
         raise Error("Nothing to watch")
     return Watching(f"Watching {len(found)}", Watch(kernel.processes, found))
+
+
+def describe_sockets(kernel: Kernel, patterns: list[str]) -> str:
+    return _list([describe.line(describe.describe_socket(each)) for each in kernel.sockets.select(patterns)])
+
+
+def describe_processes(kernel: Kernel, patterns: list[str]) -> str:
+    return _list([describe.line(describe.describe_process(each)) for each in kernel.processes.select(patterns)])
+
+
+def describe_values(kernel: Kernel, patterns: list[str]) -> str:
+    names = kernel.values.select(patterns)
+    return _list([describe.line({"name": name, "value": kernel.values.get(name)}) for name in names])
+
+
+def describe_server(kernel: Kernel, words: list[str]) -> str:
+    held = {"sockets": len(kernel.sockets), "processes": len(kernel.processes), "running": kernel.processes.running}
+    return describe.line({**kernel.server(), **held, "values": len(kernel.values)})
+
+
+def read_output(kernel: Kernel, options: dict[str, Any], patterns: list[str]) -> Output:
+    after = {}
+    for id, position in options.pop("after.", {}).items():
+        if number(id) < 0 or number(position) < 0:
+            raise Error(f"after.ID=POSITION wants two numbers, not {id} and {position}")
+        after[number(id)] = number(position)
+    return Output(Reading(kernel.processes, Query(patterns, after=after, **options)))
+
+
+def _list(lines: list[str]) -> str:
+    """Lines of a reply: one for each thing, whatever its text."""
+    return "\n".join(line.replace("\n", " ") for line in lines)
 
 
 def set_value(kernel: Kernel, words: list[str]) -> str:
@@ -149,6 +193,13 @@ def _whole(lowest: int, highest: int) -> Any:
     return parse
 
 
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("a number of seconds since 1970") from None
+
+
 def _flag(text: str) -> bool:
     if text.lower() not in ("0", "1", "true", "false", "yes", "no"):
         raise ValueError("0 or 1")
@@ -188,7 +239,20 @@ PROCESS_OPTIONS = (
         "bufsize", parse_size, "how much output is kept, in bytes or with k, m, g (default: 1m; 0 captures nothing)"
     ),
     Option("output", parse_size, "another name for bufsize"),
+    Option(
+        "listen",
+        parse_names,
+        "NAME[,NAME...]: pass these sockets as systemd does, from descriptor 3 on, with LISTEN_FDS",
+    ),
     Option("watch", _flag, "1 begins to watch the process at once"),
+)
+
+OUTPUT_OPTIONS = (
+    Option("last", _whole(0, 2**31 - 1), "only the newest so many records, of all processes together"),
+    Option("since", _seconds, "only what came at this time or later, in seconds since 1970"),
+    Option("until", _seconds, "only what came at this time or earlier"),
+    Option("stream", _one_of(dict.fromkeys(("out", "err"))), "only out, or only err"),
+    Option("follow", _flag, "1 goes on with what comes, also from processes made later, until a line is sent"),
 )
 
 _PATTERN_HELP = "A pattern is a name, a name that ends in the wildcard *, or {}. None at all means all."
@@ -266,6 +330,17 @@ COMMANDS = (
         handler=watch_processes,
     ),
     Command(
+        words=("output",),
+        usage="output [OPTION=VALUE ...] [PATTERN ...]",
+        summary="Read the output of processes, and leave it where it is",
+        help="What is read stays for watchers, and what they acknowledge is gone from here. "
+        + _PATTERN_HELP.format("a PID"),
+        options=OUTPUT_OPTIONS,
+        prefixes={"after.": "for the process with this id, only what comes after this position"},
+        examples=("output last=100 web.*", "output follow=1 since=1795450637"),
+        handler=read_output,
+    ),
+    Command(
         words=("set",),
         usage="set NAME [VALUE]",
         summary="Set a named value, or clear it",
@@ -296,6 +371,33 @@ COMMANDS = (
         help="A pattern is a name, or a name that ends in the wildcard *. A bare * alone is refused.",
         examples=("remove values count", "r v circus.*"),
         handler=remove_values,
+    ),
+    Command(
+        words=("describe", "sockets"),
+        usage="describe sockets [PATTERN ...]",
+        summary="Tell all about sockets, a JSON object each",
+        help=_PATTERN_HELP.format("a file number"),
+        handler=describe_sockets,
+    ),
+    Command(
+        words=("describe", "processes"),
+        usage="describe processes [PATTERN ...]",
+        summary="Tell all about processes, a JSON object each",
+        help=_PATTERN_HELP.format("a PID"),
+        handler=describe_processes,
+    ),
+    Command(
+        words=("describe", "values"),
+        usage="describe values [PATTERN ...]",
+        summary="Tell values exactly, a JSON object each",
+        handler=describe_values,
+    ),
+    Command(
+        words=("describe", "server"),
+        usage="describe server",
+        summary="Tell all about papad itself, as a JSON object",
+        abbreviate=False,  # s has always been sockets
+        handler=describe_server,
     ),
     Command(
         words=("quit",),

@@ -26,7 +26,10 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """One command. `handler(kernel, words)` gets what follows it; for one with options, `handler(kernel, name, options, words)`.
+    """One command, and the handler that does it.
+
+    The handler is called with `(kernel, words)`; one with options, with `(kernel, options, words)`; where `needs_name` is set, too, with
+    `(kernel, name, options, words)`.
 
     A handler returns the text of its reply, or what only the server can do (a Watch, a Leave), or an awaitable of either.
     """
@@ -50,10 +53,18 @@ class Command:
 
     def call(self, kernel: Any, words: list[str]) -> Any:
         """Check what follows the command, then run its handler. Raises Error."""
-        if self.needs_name and not words:
-            raise Error(self.needs_name)
+        if self.needs_name:
+            if not words:
+                raise Error(self.needs_name)
+            if not words[0].isprintable() and (
+                "\n" in words[0] or words[0] != words[0].encode("utf-8", "replace").decode()
+            ):
+                raise Error("A name must be text without newlines")
         if not self.options:
             return self.handler(kernel, words)
+        if not self.needs_name:
+            texts, words = wire.split_options(words)
+            return self.handler(kernel, self._parse(texts), words)
         name, *words = words
         texts, words = wire.split_options(words)
         if words and not self.rest:
@@ -64,6 +75,8 @@ class Command:
         known = {option.name: option for option in self.options}
         values: dict[str, Any] = {}
         for name, text in texts.items():
+            if "\0" in name + text:
+                raise Error(f"{name} cannot hold the character NUL".replace("\0", "\\0"))
             prefix = name.partition(".")[0] + "."
             if self.prefixes and prefix in self.prefixes:
                 values.setdefault(prefix, {})[name[len(prefix) :]] = text
@@ -137,7 +150,9 @@ class Grammar:
             return entry, words[1:]
         if len(words) == 1:
             return entry, []
-        second = _match(words[1].lower(), entry)
+        word = words[1].lower()
+        abbreviations = [name for name, command in entry.items() if command.abbreviate]
+        second = word if word in entry else _match(word, abbreviations)
         if second is None:
             choices = ", ".join(sorted(entry))
             raise Error(f'Bad "{first}" command. The following word must be one of: {choices}')

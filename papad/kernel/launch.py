@@ -14,11 +14,12 @@ from typing import Any
 
 from papad.errors import Error
 from papad.kernel.grammar import number
-from papad.kernel.sockets import Sockets, clone
+from papad.kernel.sockets import FIRST_FILENO, Socket, Sockets, clone
 
 _DEFAULT_BUFSIZE = 1 << 20
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SPARE_DESCRIPTORS = 64  # that no process gets: a restart needs some to take back all the others
+_FIRST_PASSED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _MAX_BUFSIZE = 1 << 40
 
 
@@ -36,6 +37,7 @@ class Spec:
     bufsize: int = _DEFAULT_BUFSIZE
     uid: int | None = None
     gid: int | None = None
+    listen: list[str] | None = None  # names of sockets to be passed as systemd does
 
 
 def parse_size(text: str) -> int:
@@ -44,6 +46,14 @@ def parse_size(text: str) -> int:
     if not 0 <= number(digits) * unit <= _MAX_BUFSIZE:
         raise ValueError("a number of bytes, with k, m or g after it if you like")
     return number(digits) * unit
+
+
+def parse_names(text: str) -> list[str]:
+    """Names of sockets with commas between. Raises ValueError saying what is wanted."""
+    names = text.split(",")
+    if not all(names) or len(names) > FIRST_FILENO - _FIRST_PASSED:
+        raise ValueError(f"names of sockets with commas between, {FIRST_FILENO - _FIRST_PASSED} at most")
+    return names
 
 
 def specify(options: dict[str, Any], args: list[str]) -> Spec:
@@ -56,25 +66,38 @@ def specify(options: dict[str, Any], args: list[str]) -> Spec:
     if directory and not os.path.isabs(directory):
         raise Error(f'working_dir must be an absolute path, not "{directory}"')
     env = options.get("env.", {})
-    if any("\0" in text for text in (*args, *env, *env.values(), directory or "")):
-        raise Error("Arguments and environment cannot hold the character NUL")
+    if any("\0" in arg for arg in args):
+        raise Error("Arguments cannot hold the character NUL")
     captured = {"out": options.get("stdout", 1), "err": options.get("stderr", 1)} if bufsize else {"out": 0, "err": 0}
     limits = dict(_limit(name, text) for name, text in options.get("rlimit.", {}).items())
     return Spec(
-        args, env, limits, directory, options.get("shell", False), **captured, bufsize=bufsize, uid=uid, gid=gid
+        args,
+        env,
+        limits,
+        directory,
+        options.get("shell", False),
+        **captured,
+        bufsize=bufsize,
+        uid=uid,
+        gid=gid,
+        listen=options.get("listen"),
     )
 
 
-def inherit(
-    name: str, args: list[str], sockets: Sockets, cleanup: contextlib.ExitStack
-) -> tuple[dict[int, int], list[str]]:
+def inherit(name: str, spec: Spec, sockets: Sockets, cleanup: contextlib.ExitStack) -> tuple[dict[int, int], list[str]]:
     """What the process `name` inherits, as {file number: our descriptor}, and its arguments with `$(socket.…)` replaced.
 
     A reuseport socket is bound anew for each process that names its fileno, and closed here by `cleanup`. Raises Error.
     """
     inherited = {each.fileno: each.sock.fileno() for each in sockets if not each.spec.reuseport}
+
+    def own(found: Socket) -> int:
+        if found.fileno not in inherited:
+            inherited[found.fileno] = cleanup.enter_context(clone(found)).fileno()
+        return inherited[found.fileno]
+
     fixed = []
-    for arg in args:
+    for arg in spec.args:
         text, *references = arg.split("$(socket.")
         for piece in references:
             reference, closing, rest = piece.partition(")")
@@ -83,16 +106,22 @@ def inherit(
             socket_name, _, what = reference.rpartition(".")
             if what not in ("port", "fileno"):
                 raise Error('You forgot to specify either ".port" or ".fileno" after the name')
-            found = sockets.get(socket_name)
-            if found is None:
-                raise Error(f"Socket {socket_name} not found")
+            found = _find(socket_name, sockets)
             if what == "port" and found.spec.port is None:
                 raise Error(f"Socket {socket_name} has no port; it is a Unix socket")
-            if what == "fileno" and found.spec.reuseport and found.fileno not in inherited:
-                inherited[found.fileno] = cleanup.enter_context(clone(found)).fileno()
+            if what == "fileno":
+                own(found)
             text += f"{found.spec.port if what == 'port' else found.fileno}{rest}"
         fixed.append(text)
-    return inherited, fixed
+    passed = {_FIRST_PASSED + i: own(_find(socket_name, sockets)) for i, socket_name in enumerate(spec.listen or ())}
+    return inherited | passed, fixed
+
+
+def _find(name: str, sockets: Sockets) -> Socket:
+    found = sockets.get(name)
+    if found is None:
+        raise Error(f"Socket {name} not found")
+    return found
 
 
 def standard_streams(spec: Spec, cleanup: contextlib.ExitStack) -> tuple[list[int], dict[int, int]]:
@@ -125,7 +154,9 @@ def request(spec: Spec, args: list[str]) -> dict[str, Any]:
         user = pwd.getpwuid(spec.uid)
         groups = os.getgrouplist(user.pw_name, user.pw_gid if spec.gid is None else spec.gid)
     wanted = {
-        key: value for key, value in asdict(spec).items() if key in ("env", "rlimits", "working_dir", "uid", "gid")
+        key: value
+        for key, value in asdict(spec).items()
+        if key in ("env", "rlimits", "working_dir", "uid", "gid", "listen")
     }
     return wanted | {"args": ["/bin/sh", "-c", *args] if spec.shell else args, "groups": groups}
 

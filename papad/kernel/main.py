@@ -6,19 +6,23 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from papad import __version__
+from papad import __version__, wire
 from papad.errors import Error
 from papad.kernel.capture import Capture
 from papad.kernel.commands import Kernel
 from papad.kernel.peers import Peers, is_loopback
 from papad.kernel.processes import Processes
-from papad.kernel.server import Server
+from papad.kernel.server import MAX_CONNECTIONS, Server
 from papad.kernel.service import Service
 from papad.kernel.sockets import Sockets, bind_path
 from papad.kernel.spawner import Spawner, raise_nofile_limit
@@ -35,6 +39,7 @@ EXIT_CONFIG = 78
 
 _STATUS_DELAY = 0.2  # seconds in which changes are gathered into one STATUS=
 _BACKLOG = 128
+_SERVER = "server"  # key in the vault
 
 
 def main() -> None:
@@ -74,7 +79,8 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     capture = Capture(service)
     spawner = Spawner(service, nofile)
     processes = Processes(vault, capture, spawner, sockets)
-    kernel = Kernel(sockets, Values(vault), processes)
+    about = _about(service, vault, spawner)
+    kernel = Kernel(sockets, Values(vault), processes, lambda: about() | {"connections": len(server.connections)})
     await processes.recover()
     service.discard(service.stored)
     _tell_what_was_lost(kernel)
@@ -96,6 +102,35 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     processes.close()
     sockets.close()
     return left_idle
+
+
+def _about(service: Service, vault: Vault, spawner: Spawner) -> Callable[[], dict[str, Any]]:
+    """What papad knows of itself. The number of its starts is in the vault, too."""
+    began = time.time()
+    starts = 1
+    if entry := vault.entries.get(_SERVER):
+        starts += entry.fields.get("starts", 0)
+    try:
+        vault.write(_SERVER, {"starts": starts})
+    except (OSError, Error) as error:
+        log.warning("this start cannot be counted: %s", error)
+    limits = {
+        "line": wire.MAX_LINE,
+        "connections": MAX_CONNECTIONS,
+        "sockets": service.max_sockets,
+        "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    }
+    return lambda: {
+        "version": __version__,
+        "pid": os.getpid(),
+        "started": began,
+        "uptime": time.time() - began,
+        "starts": starts,
+        "user": os.geteuid(),
+        "managed": service.managed,
+        "nursery": spawner.pid,
+        "limits": limits,
+    }
 
 
 def _note_what_is_held(kernel: Kernel) -> None:

@@ -202,7 +202,7 @@ def _become(spawn: dict[str, Any], fds: list[int], nursery: socket.socket) -> No
             step = "Bad working_dir"
             os.chdir(spawn["working_dir"])
         step = "Bad command"
-        _exec(spawn["args"], spawn["env"])
+        _exec(spawn["args"], spawn["env"] | _listen_variables(spawn.get("listen")))
     except BaseException as error:
         with contextlib.suppress(OSError):
             nursery.send(f"{step} - {error}".encode(errors="replace"))
@@ -240,6 +240,14 @@ def _change_user(uid: int | None, gid: int | None, groups: list[int] | None) -> 
         os.setgid(gid)
     if uid is not None:
         os.setuid(uid)
+
+
+def _listen_variables(names: list[str] | None) -> dict[str, str]:
+    """What sd_listen_fds(3) looks for; LISTEN_PID can be known only here. A name cannot hold the separator."""
+    if not names:
+        return {}
+    joined = ":".join(name.replace(":", "_") for name in names)
+    return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": joined}
 
 
 def _reset_oom_score() -> None:

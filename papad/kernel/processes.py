@@ -47,6 +47,13 @@ class Observer(Protocol):
         """The process is in no table any more."""
 
 
+class Follower(Protocol):
+    """Somebody who wants to hear of every process."""
+
+    def wake(self, process: Process) -> None:
+        """Something happened to it."""
+
+
 @dataclass(eq=False)
 class Process:
     """One process, from the moment it is recorded until its close is acknowledged."""
@@ -96,6 +103,7 @@ class Processes:
         self._vault, self._capture, self._spawner, self._sockets = vault, capture, spawner, sockets
         self._by_id: dict[int, Process] = {}
         self._names: dict[str, Process] = {}
+        self.followers: set[Follower] = set()
         self._doubtful: list[Process] = []  # whether they were started, only the nursery knows
         spawner.on_report = self._reported
         spawner.on_change = self._nursery_changed
@@ -167,7 +175,7 @@ class Processes:
     def _begin(self, name: str, spec: Spec) -> Process:
         """Record a process and hand it to the nursery; `ready` tells when it has started. Raises Error, or OSError."""
         with contextlib.ExitStack() as always_cleanup, contextlib.ExitStack() as cleanup_on_fail:
-            inherited, args = launch.inherit(name, spec.args, self._sockets, always_cleanup)
+            inherited, args = launch.inherit(name, spec, self._sockets, always_cleanup)
             if not args:
                 raise Error("No command")
             process = Process(
@@ -218,20 +226,29 @@ class Processes:
 
     def forget(self, process: Process) -> None:
         """Its close was acknowledged, or it was removed and has ended: its name is free."""
+        drain = bool(process.pipes)  # removed, and a grandchild still writes: until it stops
+        if drain:
+            self._vault.write(_key(process), {"forgotten": True})
+        else:
+            self._vault.erase(_key(process))
         if self._names.get(process.name) is process:
             del self._names[process.name]
-        if process.pipes:  # removed, and a grandchild still writes: drain it until it stops
-            self._vault.write(_key(process), {"forgotten": True})
-            return
-        self._vault.erase(_key(process))
-        self._by_id.pop(process.id, None)
-        self._release(process)
+        if not drain:
+            self._by_id.pop(process.id, None)
+            self._release(process)
 
     def select(self, patterns: list[str], *, required: bool = False) -> list[Process]:
         """Those that match, by name. Raises Error for a name that does not exist, where `required`."""
         listed = {name: process for name, process in self._names.items() if process.ready is None}
         numbers = {process.pid: name for name, process in listed.items()}
         return [listed[name] for name in grammar.select(listed, patterns, numbers=numbers, required=required)]
+
+    def matches(self, process: Process, patterns: list[str]) -> bool:
+        """Whether one process, still listed, is among those that the patterns select."""
+        numbers = {process.pid: process.name}
+        return self._names.get(process.name) is process and bool(
+            grammar.select([process.name], patterns, numbers=numbers)
+        )
 
     def _release(self, process: Process) -> None:
         """Close all descriptors of a process that is in no table any more."""
@@ -270,23 +287,24 @@ class Processes:
                 self._failed(process, Error(report["error"]))
             else:
                 parcel.close_all(fds)
-        except OSError:
-            log.exception("what became of process %d cannot be recorded", id)
+        except (OSError, Error) as error:
+            log.error("what became of process %d cannot be recorded: %s", id, error)
         else:
             self._spawner.acknowledge(id, what)
 
     def _forked(self, process: Process, pid: int, started: float, fds: list[int]) -> None:
         process.pid, process.started = pid, started
         process.pidfd = fds[0] if fds else -1
+        self._listen(process)
         pidfds = {"pidfd": process.pidfd} if fds else {}
         self._vault.write(_key(process), {"pid": pid, "started": started}, pidfds)
-        self._listen(process)
 
     def _spawned(self, process: Process) -> None:
         if process.ready is not None:
             process.ready.set_result(str(process))
             process.ready = None
             log.info("started process %s with pid %d", process.name, process.pid, extra={"PAPAD_NAME": process.name})
+            self._settle(process)
 
     def _failed(self, process: Process, error: Exception) -> None:
         for stream in list(process.pipes):
@@ -329,6 +347,8 @@ class Processes:
             self.forget(process)
         for observer in list(process.observers):
             observer.wake()
+        for follower in list(self.followers):
+            follower.wake(process)
 
     # Without a nursery: ends are known from pidfds.
 

@@ -150,6 +150,28 @@ class Ring:
             limit -= size
             number += 1
 
+    def position_at(self, time: float) -> int:
+        """Where the first record that came at `time` (seconds since 1970) or later starts; the end if there is none."""
+        low, high = self.state.first, self.state.next
+        while low < high:
+            middle = (low + high) // 2
+            if (self._entry(middle)[1] >> 1) / 1e9 < time:
+                low = middle + 1
+            else:
+                high = middle
+        return max(self.state.head, self._entry(low)[0]) if low < self.state.next else self.state.tail
+
+    def newest_records(self, count: int, stream: int | None) -> list[tuple[float, int]]:
+        """Time and position of the newest `count` records, of one stream or of both, the newest first."""
+        found: list[tuple[float, int]] = []
+        for number in range(self.state.next - 1, self.state.first - 1, -1):
+            if len(found) == count:
+                break
+            position, stamp = self._entry(number)
+            if stream in (None, stamp & 1):
+                found.append(((stamp >> 1) / 1e9, max(position, self.state.head)))
+        return found
+
     def _bytes(self, position: int, size: int) -> bytes:
         offset, room = self.place(position)
         data = os.pread(self.fd, min(size, room), offset)

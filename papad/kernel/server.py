@@ -7,6 +7,7 @@ while one of its commands is at work. For all: MAX_CONNECTIONS.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import inspect
@@ -18,7 +19,8 @@ from typing import Any
 
 from papad import wire
 from papad.errors import Error
-from papad.kernel.commands import GRAMMAR, Kernel, Leave, Watching
+from papad.kernel.commands import GRAMMAR, Kernel, Leave, Output, Watching
+from papad.kernel.output import Reading
 from papad.kernel.peers import Peer, Peers
 from papad.kernel.watch import Watch
 
@@ -139,6 +141,7 @@ class Connection(asyncio.Protocol):
         self._watch: Watch | None = None
         self._delivered = False  # a batch waits for its acknowledgement
         self._idle: asyncio.TimerHandle | None = None
+        self._reading: Reading | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -159,11 +162,14 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        self._proceed()
+        if self._reading is not None:
+            asyncio.get_running_loop().call_soon(self._read_on, self._reading)
+        self._proceed_soon()  # not now: asyncio is in the middle of a write of its own
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lines.clear()
         self._end_watch()
+        self._end_reading()
         self._server.left(self)
 
     def abort(self) -> None:
@@ -194,13 +200,17 @@ class Connection(asyncio.Protocol):
             return
         if self._lines and not self._leaving:
             self._transport.pause_reading()
-            if taken == _LINES_A_TURN and not self._scheduled:
-                self._scheduled = True
-                asyncio.get_running_loop().call_soon(self._proceed)
+            if taken == _LINES_A_TURN:
+                self._proceed_soon()
         elif self._leaving or (self._ended and (self._watch is not None or not self._busy)):
             self._transport.close()  # also a watch that nobody will acknowledge any more
         elif not self._ended:
             self._transport.resume_reading()
+
+    def _proceed_soon(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._proceed)
 
     def _takes_line(self) -> bool:
         return not (self._busy or self._full or self._leaving or self._transport.is_closing())
@@ -216,12 +226,17 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
                 return b""
         text = wire.decode(line)
+        if self._reading is not None:
+            self._end_reading()
+            return wire.PROMPT
         if self._watch is not None:
             return self._acknowledged(stop=text.lower() == "q")
-        words = wire.split_words(text)
-        return self._answer(self._call, words) if words else wire.PROMPT
+        return self._answer(self._call, line, text) if text else wire.PROMPT
 
-    def _call(self, words: list[str]) -> Any:
+    def _call(self, line: bytes, text: str) -> Any:
+        words = wire.exact_words(line) if line.startswith(b"%") else wire.split_words(text)
+        if not words:
+            raise Error("No command")
         command, rest = GRAMMAR.find(words)
         return command.call(self._server.kernel, rest)
 
@@ -238,6 +253,8 @@ class Connection(asyncio.Protocol):
                 return self._begin_watch(result)
             if isinstance(result, Leave):
                 return self._leave(result)
+            if isinstance(result, Output):
+                return self._begin_reading(result.reading)
             return wire.reply(result)
         except Error as error:
             return wire.error(str(error))
@@ -270,6 +287,51 @@ class Connection(asyncio.Protocol):
         if leave.exit:
             self._server.exit_when_idle = True
         return leave.text.encode()
+
+    # Output: frames, until there are no more; or, following, until the client sends a line.
+
+    def _begin_reading(self, reading: Reading) -> bytes:
+        self._reading = reading
+        self._busy = True
+        asyncio.get_running_loop().call_soon(self._read_on, reading)
+        return b""
+
+    def _read_on(self, reading: Reading) -> None:
+        """Write what there is to read, as long as the client takes it."""
+        if self._reading is not reading or self._transport.is_closing():
+            return
+        gathered: list[bytes] = []
+        size = 0
+        with contextlib.closing(reading.frames()) as frames:
+            for frame in frames:
+                gathered.append(frame)
+                size += len(frame)
+                if size > _FLUSH_SIZE:
+                    break
+        if gathered:
+            self._write(b"".join(gathered))
+        if size > _FLUSH_SIZE:
+            if not self._full:
+                asyncio.get_running_loop().call_soon(self._read_on, reading)
+        elif reading.query.follow:
+            reading.on_news = functools.partial(self._read_soon, reading)
+            self._busy = False
+            self._proceed()
+        else:
+            self._write(wire.PROMPT if reading.found else wire.reply(""))
+            self._end_reading()
+            self._proceed()
+
+    def _read_soon(self, reading: Reading) -> None:
+        reading.on_news = lambda: None  # once is enough
+        if not self._full:
+            asyncio.get_running_loop().call_soon(self._read_on, reading)
+
+    def _end_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.end()
+            self._reading = None
+            self._busy = False
 
     # Watching: first line, batch, acknowledgement, batch, …
 
@@ -321,7 +383,10 @@ class Connection(asyncio.Protocol):
         watch = self._watch
         assert watch is not None
         self._delivered = False
-        watch.acknowledge()
+        try:
+            watch.acknowledge()
+        except (OSError, Error) as error:
+            log.error("an acknowledgement could not be recorded, so its output comes again: %s", error)
         self._server.on_change()
         if not len(watch):
             return self._watched(wire.NOTHING_LEFT)

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import select
+import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -53,6 +54,19 @@ class Service:
                 os.close(fd)
             else:
                 self.stored[name] = fd
+
+    def take_socket(self, name: str) -> socket.socket:
+        """The stored socket of that name, the caller's from now on.
+
+        Raises KeyError when there is none, OSError when it is no socket; then it is dropped.
+        """
+        fd = self.stored.pop(name)
+        try:
+            return socket.socket(fileno=fd)
+        except OSError:
+            os.close(fd)
+            self.unstore(name)
+            raise
 
     def notify(self, *states: str, fds: Sequence[int] = ()) -> None:
         """Tell the service manager, if there is one: `READY=1`, `STATUS=…`. Raises OSError when it cannot be told."""

@@ -89,12 +89,12 @@ class Sockets:
                 try:
                     spec, fileno = Spec(**entry.fields["spec"]), int(entry.fields["fileno"])
                     node = entry.fields["node"]
-                    fd = service.stored.pop(socket_entry(fileno, name))
-                except (KeyError, TypeError, ValueError) as error:
+                    sock = service.take_socket(socket_entry(fileno, name))
+                except (KeyError, TypeError, ValueError, OSError) as error:
                     log.error("socket %s cannot be recovered and is dropped: %r", name, error)
                     vault.erase(key)
                 else:
-                    self._sockets[name] = Socket(name, spec, fileno, socket.socket(fileno=fd), node and tuple(node))
+                    self._sockets[name] = Socket(name, spec, fileno, sock, node and tuple(node))
 
     def __len__(self) -> int:
         return len(self._sockets)
@@ -136,12 +136,12 @@ class Sockets:
 
     def lines(self, patterns: list[str]) -> list[str]:
         """The lines of those that match, sorted."""
-        return sorted(str(self._sockets[name]) for name in self._select(patterns))
+        return sorted(str(each) for each in self.select(patterns))
 
     def remove(self, patterns: list[str]) -> None:
         """Close those that match and unlink their paths; processes keep what they inherited. Raises Error."""
-        for name in self._select(patterns, required=True):
-            removed = self._sockets[name]
+        for removed in self.select(patterns, required=True):
+            name = removed.name
             self._vault.erase(_KEY + name)
             del self._sockets[name]
             self._service.unstore(removed.entry)
@@ -156,9 +156,12 @@ class Sockets:
             for each in self:
                 _unlink(each)
 
-    def _select(self, patterns: list[str], *, required: bool = False) -> list[str]:
+    def select(self, patterns: list[str], *, required: bool = False) -> list[Socket]:
+        """Those that match, by name. Raises Error for a name that does not exist, where `required`."""
         numbers = {each.fileno: each.name for each in self}
-        return grammar.select(self._sockets, patterns, numbers=numbers, required=required)
+        return [
+            self._sockets[name] for name in grammar.select(self._sockets, patterns, numbers=numbers, required=required)
+        ]
 
 
 def specify(options: dict[str, Any]) -> Spec:
@@ -169,8 +172,6 @@ def specify(options: dict[str, Any]) -> Spec:
     if family == "unix":
         if not path or not os.path.isabs(path) or path.endswith("/"):
             raise Error("Absolute path required for Unix sockets")
-        if "\0" in path:
-            raise Error("A path cannot hold the character NUL")
         wrong = [name for name in ("host", "port", "interface", "reuseport") if options.get(name)]
         if wrong:
             raise Error(f"A Unix socket has no {wrong[0]}; leave {wrong[0]}= out")
@@ -249,7 +250,10 @@ def _reserve(sock: socket.socket, spec: Spec) -> None:
         host = sock.getsockname()[0]
         if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
             host = "::1" if spec.family == "inet6" else "127.0.0.1"
-        sock.connect((host, 9))
+        try:
+            sock.connect((host, 9))
+        except OSError as error:
+            raise Error(f"Cannot reserve {spec.host}:{spec.port}: {error.strerror}; is the interface up?") from None
 
 
 def _resolve(host: str, port: int, family: int, kind: int) -> Any:

@@ -63,11 +63,11 @@ class Spawner:
 
     async def recover(self) -> None:
         """Take up the channel to a nursery that outlived an earlier papad, and hear all that it has to say."""
-        fd = self._service.stored.pop(_ENTRY, None)
-        if fd is None:
+        try:
+            self._attach(self._service.take_socket(_ENTRY))
+        except (KeyError, OSError):
             self.on_change()
             return
-        self._attach(socket.socket(fileno=fd))
         self._synced = asyncio.get_running_loop().create_future()
         self._send({"do": "sync"})
         if not await _within(_SYNC_TIMEOUT, self._synced):

@@ -42,14 +42,15 @@ class Values:
 
     def lines(self, patterns: list[str]) -> list[str]:
         """`NAME VALUE` of those that match, sorted."""
-        return sorted(f"{name} {self._values[name]}" for name in self._select(patterns))
+        return sorted(f"{name} {self._values[name]}" for name in self.select(patterns))
 
     def remove(self, patterns: list[str]) -> None:
         """Remove those that match. Raises Error for no pattern or a bare `*`: nobody means that."""
         if not patterns or patterns == ["*"]:
             raise Error("You cannot remove all variables")
-        for name in self._select(patterns):
+        for name in self.select(patterns):
             self.set(name, "")
 
-    def _select(self, patterns: list[str]) -> list[str]:
+    def select(self, patterns: list[str]) -> list[str]:
+        """The names that match, sorted."""
         return grammar.select(self._values, patterns, numbers={})

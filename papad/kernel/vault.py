@@ -59,7 +59,11 @@ class Vault:
     def recover(self) -> None:
         """Read what an earlier papad left in the FD store, then rewrite it into one new segment."""
         for name in sorted((name for name in self._service.stored if name.startswith("vault-")), key=_number):
-            reader = socket.socket(fileno=self._service.stored.pop(name))
+            try:
+                reader = self._service.take_socket(name)
+            except OSError as error:
+                log.error("stored descriptor %s is dropped: %s", name, error.strerror)
+                continue
             self._segments[name] = reader
             for message, fds in _messages_of(name, reader):
                 self._apply(message, fds)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from papad.kernel.service import Service
+
 WELCOME = b'Papa is home. Type "help" for commands.\n> '
 REPOSITORY = Path(__file__).resolve().parents[2]
 _socketpair = socket.socketpair  # tests give the vault another
@@ -72,6 +74,8 @@ class Store:
 
     def unstore(self, name: str) -> None:
         self._papad.send(b"-" + name.encode())
+
+    take_socket = Service.take_socket
 
     def barrier(self) -> None:
         """All that was said is done at once here."""
@@ -204,6 +208,7 @@ class Talk:
         self.sock.settimeout(10)
         self.sock.connect(address if unix else ("127.0.0.1", address))
         self.data = b""
+        self.deadline = time.monotonic() + 40
         if welcome:
             assert self.until(b"> ") == WELCOME
 
@@ -254,6 +259,7 @@ class Talk:
 
     def records(self) -> list[tuple[str, str, bytes | int]]:
         """One batch of a watch: (out or err or closed, name, data or exit code); raises EOFError at `Nothing left`."""
+        assert time.monotonic() < self.deadline, "batches come, but no end"
         found: list[tuple[str, str, bytes | int]] = []
         while (lead := self.exactly(2)) != b"] ":
             line = (lead + self.until(b"\n")).decode()[:-1]

@@ -181,7 +181,10 @@ def test_a_busy_pipe_grows_and_arrives_whole() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 300), st.lists(st.tuples(st.sampled_from((11, 12)), st.integers(0, 1), st.binary(min_size=1, max_size=99))))
+@given(
+    st.integers(1, 300),
+    st.lists(st.tuples(st.sampled_from((11, 12)), st.integers(0, 1), st.binary(min_size=1, max_size=99))),
+)
 def test_any_writes_into_any_ring_arrive_once_and_in_order(capacity: int, writes: list) -> None:
     written = {(id, stream): b"" for id in (11, 12) for stream in (0, 1)}
     with scene(capacity) as made:

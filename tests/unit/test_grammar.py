@@ -98,6 +98,9 @@ def test_options_are_parsed_as_declared_and_the_rest_is_handed_on() -> None:
         ([], "Thing requires a name"),
         (["x", "colour=red"], 'Unknown option "colour". Type "help make thing"'),
         (["x", "size=red"], 'size must be a number, not "red"'),
+        (["x", "size=\0"], "size cannot hold the character NUL"),
+        (["x", "env.A=\0"], "env.A cannot hold the character NUL"),
+        (["x", "env.\0=x"], "env.\\0 cannot hold the character NUL"),
         (["x", "other.A=1"], 'Unknown option "other.A". Type "help make thing"'),
     ],
 )
@@ -108,7 +111,7 @@ def test_what_does_not_fit_the_declaration_is_refused_before_the_handler(words: 
 
 
 def test_words_after_the_options_are_refused_where_none_belong() -> None:
-    command, rest = GRAMMAR.find("make socket x port=1 8080".split())
+    command, rest = GRAMMAR.find(["make", "socket", "x", "port=1", "8080"])
     with pytest.raises(Error, match='Unexpected "8080"'):
         command.call(None, rest)
 

@@ -64,9 +64,6 @@ def test_a_user_brings_its_group_along() -> None:
         {"gid": "9" * 5000},
         {"gid": "a\0b"},
         {"working_dir": "relative"},
-        {"working_dir": "/a\0b"},
-        {"env.": {"A": "\0"}},
-        {"env.": {"A\0": "x"}},
         {"rlimit.": {"nonsense": "1"}},
         {"rlimit.": {"nofile": "x"}},
         {"rlimit.": {"nofile": "-2"}},
@@ -92,7 +89,12 @@ def sockets() -> Iterator[Sockets]:
     with no_new_fds():
         vault = Vault(store)
         made = Sockets(store, vault)
-        for name, options in {"a": {}, "b.c": {}, "r": {"reuseport": "1"}, "u": {"path": "/tmp/papad-unit-launch"}}.items():
+        for name, options in {
+            "a": {},
+            "b.c": {},
+            "r": {"reuseport": "1"},
+            "u": {"path": "/tmp/papad-unit-launch"},
+        }.items():
             made.make(name, specify_socket(options))
         yield made
         made.remove([])
@@ -107,7 +109,7 @@ def sockets() -> Iterator[Sockets]:
 
 def resolved(sockets: Sockets, *args: str) -> tuple[set[int], list[str]]:
     with no_new_fds(), contextlib.ExitStack() as cleanup:
-        inherited, fixed = inherit("x", list(args), sockets, cleanup)
+        inherited, fixed = inherit("x", Spec(list(args), {}, {}), sockets, cleanup)
         assert all(os.fstat(fd) for fd in inherited.values())
         return set(inherited), fixed
 
@@ -128,7 +130,15 @@ def test_a_reuseport_socket_is_bound_for_those_only_that_name_its_number(sockets
 
 @pytest.mark.parametrize(
     "arg",
-    ["$(socket.a", "$(socket.a)", "$(socket.a.host)", "$(socket.nothing.port)", "$(socket.u.port)", "$(socket.)", "$(socket..port)"],
+    [
+        "$(socket.a",
+        "$(socket.a)",
+        "$(socket.a.host)",
+        "$(socket.nothing.port)",
+        "$(socket.u.port)",
+        "$(socket.)",
+        "$(socket..port)",
+    ],
 )
 def test_a_wrong_reference_is_an_error_and_leaves_nothing_open(sockets: Sockets, arg: str) -> None:
     with no_new_fds(), pytest.raises(Error), contextlib.ExitStack() as cleanup:
@@ -161,4 +171,6 @@ def test_standard_streams_are_pipes_where_they_are_captured_and_null_elsewhere(
             os.close(reader)
         if options.get("stderr") == "stdout":
             assert standard[1] == standard[2]
-        assert {1 + stream for stream in (0, 1) if inodes[1 + stream] == null} <= {1, 2} - {1 + stream for stream in pipes}
+        assert {1 + stream for stream in (0, 1) if inodes[1 + stream] == null} <= {1, 2} - {
+            1 + stream for stream in pipes
+        }

@@ -12,7 +12,13 @@ LAYERS = [
     {"papad.errors"},
     {"papad.wire"},
     # the client's side
+    {"papad.incoming"},
+    {"papad.requests"},
     {"papad.client"},
+    {"papad.start"},
+    {"papad.watcher"},
+    {"papad.papa"},
+    {"papad.aio"},
     {"papad.ctl"},
     # the kernel's side
     {"papad.kernel"},
@@ -21,7 +27,7 @@ LAYERS = [
     {"papad.kernel.capture", "papad.kernel.spawner", "papad.kernel.values", "papad.kernel.sockets"},
     {"papad.kernel.launch"},
     {"papad.kernel.processes"},
-    {"papad.kernel.watch"},
+    {"papad.kernel.watch", "papad.kernel.output", "papad.kernel.describe"},
     {"papad.kernel.commands"},
     {"papad.kernel.server"},
     {"papad.kernel.main"},

@@ -149,7 +149,9 @@ def test_what_cannot_be_done_is_told_and_leaves_no_process(nursery: Nursery, mes
 
 
 def children(nursery: Nursery) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{nursery.popen.pid}/task/{nursery.popen.pid}/children").read_text().split()]
+    return [
+        int(pid) for pid in Path(f"/proc/{nursery.popen.pid}/task/{nursery.popen.pid}/children").read_text().split()
+    ]
 
 
 def test_a_child_has_the_given_descriptors_and_no_other(nursery: Nursery) -> None:
@@ -166,7 +168,9 @@ def test_a_child_has_the_given_descriptors_and_no_other(nursery: Nursery) -> Non
 def test_descriptors_swap_places_without_treading_on_each_other(nursery: Nursery) -> None:
     """The numbers that the nursery happens to receive them under are among the targets."""
     fds = {target: os.memfd_create(f"for-{target}") for target in range(20, 2, -1)}
-    listing = nursery.output("/bin/sh", "-c", "readlink /proc/$$/fd/*; true", targets=fds, env={"PATH": "/bin:/usr/bin"})
+    listing = nursery.output(
+        "/bin/sh", "-c", "readlink /proc/$$/fd/*; true", targets=fds, env={"PATH": "/bin:/usr/bin"}
+    )
     names = [line.split()[0] for line in listing.splitlines() if "memfd" in line]
     assert sorted(names) == sorted(f"/memfd:for-{target}" for target in fds)
     parcel.close_all(list(fds.values()))
@@ -377,5 +381,7 @@ def _users(fd: int) -> int:
     found = 0
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            found += any(os.stat(f"/proc/{pid}/fd/{number}").st_ino == inode for number in os.listdir(f"/proc/{pid}/fd"))
+            found += any(
+                os.stat(f"/proc/{pid}/fd/{number}").st_ino == inode for number in os.listdir(f"/proc/{pid}/fd")
+            )
     return found

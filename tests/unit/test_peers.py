@@ -17,7 +17,9 @@ from tests.unit.support import in_child, no_new_fds, wait_until
 
 STRANGER = 65534
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a stranger")
-families = pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6], ids=lambda family: family.name)
+families = pytest.mark.parametrize(
+    "family", [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6], ids=lambda family: family.name
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,9 @@ def listen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[socke
         listener = socket.socket(family)
         opened.append(listener)
         path = tmp_path_factory.mktemp("p") / "s"
-        listener.bind(str(path) if family == socket.AF_UNIX else ("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
+        listener.bind(
+            str(path) if family == socket.AF_UNIX else ("::1" if family == socket.AF_INET6 else "127.0.0.1", 0)
+        )
         if family == socket.AF_UNIX:
             path.chmod(0o777)
             for folder in path.parents[:3]:
@@ -212,7 +216,9 @@ def test_a_peer_that_was_reset_is_refused(peers: Peers, listen: Callable, family
 
 
 @families
-def test_a_peer_that_has_finished_sending_is_admitted(peers: Peers, listen: Callable, family: socket.AddressFamily) -> None:
+def test_a_peer_that_has_finished_sending_is_admitted(
+    peers: Peers, listen: Callable, family: socket.AddressFamily
+) -> None:
     client, end = connected(listen(family))
     with client, end:
         client.sendall(b"get x\n")
@@ -242,6 +248,9 @@ def test_a_peer_that_is_gone_is_not_waited_for(peers: Peers, listen: Callable, f
         wait_until(lambda: peers.has_read_all(end, 0), "nobody is waited for", 2)
 
 
-@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("192.0.2.1", False)])
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("192.0.2.1", False)],
+)
 def test_loopback_addresses_are_known(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback

@@ -105,7 +105,17 @@ def test_without_a_manager_everything_is_harmless() -> None:
 
 
 def test_passed_descriptors_are_told_apart_by_their_names() -> None:
-    names = ["papad.socket", "socket-64-web", "vault-1", "vault-2", "turn", "nursery", "staging-r", "connection", "turn"]
+    names = [
+        "papad.socket",
+        "socket-64-web",
+        "vault-1",
+        "vault-2",
+        "turn",
+        "nursery",
+        "staging-r",
+        "connection",
+        "turn",
+    ]
 
     def papad() -> None:
         for number in range(3, 3 + len(names)):
@@ -137,8 +147,12 @@ def test_what_nothing_claims_is_closed_and_dropped(manager: socket.socket, monke
     os.close(made.stored.pop("nursery"))
 
 
-@pytest.mark.parametrize(("store", "limit"), [("", MAX_SOCKETS), ("136", 36), ("10", 0), ("1000000", MAX_SOCKETS), ("x", MAX_SOCKETS)])
-def test_the_limit_of_sockets_follows_the_size_of_the_store(store: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("store", "limit"), [("", MAX_SOCKETS), ("136", 36), ("10", 0), ("1000000", MAX_SOCKETS), ("x", MAX_SOCKETS)]
+)
+def test_the_limit_of_sockets_follows_the_size_of_the_store(
+    store: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FDSTORE", store)
     assert Service().max_sockets == limit
 

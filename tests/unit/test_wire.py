@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def fed(data: bytes, cuts: list[int], limit: int = 1000) -> list[bytes | None]:
     reader = LineReader(limit)
     lines: list[bytes | LineTooLong] = []
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         lines += reader.feed(data[start:stop])
     return kinds(lines)
 
@@ -33,7 +35,9 @@ def test_lines_are_the_same_however_the_bytes_are_cut(lines: list[bytes], cuts: 
 
 
 @given(st.lists(st.integers(0, 30), max_size=8), st.lists(st.integers(0, 200)))
-def test_a_line_over_the_limit_is_reported_once_and_the_next_one_is_understood(sizes: list[int], cuts: list[int]) -> None:
+def test_a_line_over_the_limit_is_reported_once_and_the_next_one_is_understood(
+    sizes: list[int], cuts: list[int]
+) -> None:
     data = b"".join(b"x" * size + b"\n" for size in sizes)
     assert fed(data, cuts, limit=10) == [b"x" * size if size <= 10 else None for size in sizes]
 
@@ -68,7 +72,9 @@ def test_words_are_split_at_blanks_that_no_backslash_precedes(line: str, words: 
     assert wire.split_words(line) == words
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\\\n", exclude_categories=["Z", "C"]), min_size=1, max_size=9)))
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\\\n", exclude_categories=["Z", "C"]), min_size=1, max_size=9))
+)
 def test_words_joined_by_a_client_are_split_as_they_were(words: list[str]) -> None:
     spaced = [f"{word} {word}" for word in words]
     assert wire.split_words(wire.decode(wire.join_words(spaced))) == spaced

@@ -1,0 +1,369 @@
+"""The one way to start, which is always a recovery: papads that are killed, and what the next one makes of it.
+
+Each papad here is a forked child that puts the kernel together as main does, works on it, and kills itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from papad.errors import Error
+from papad.kernel import parcel
+from papad.kernel.capture import Capture
+from papad.kernel.commands import Kernel
+from papad.kernel.launch import specify
+from papad.kernel.processes import Process, Processes
+from papad.kernel.sockets import Sockets
+from papad.kernel.sockets import specify as specify_socket
+from papad.kernel.spawner import Spawner
+from papad.kernel.values import Values
+from papad.kernel.vault import Vault
+from tests.unit.support import Store, dies_at, in_child, wait_until
+
+Act = Callable[[Kernel], Awaitable[Any]]
+CALLS = (
+    (socket, "send_fds"),
+    (socket.socket, "recvmsg"),
+    (os, "splice"),
+    (os, "ftruncate"),
+    (os, "pipe2"),
+    (os, "memfd_create"),
+)
+
+
+class Machine:
+    """What outlives a papad: the store, and the nursery with its processes."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.pids: set[int] = set()
+
+    def live(self, act: Act) -> None:
+        """One papad, which ends by SIGKILL after `act`; the next `live` is the next papad."""
+
+        def papad() -> None:
+            asyncio.run(_life(self.store, act))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            assert in_child(papad) == signal.SIGKILL, "papad failed by itself"
+        finally:
+            self.next()
+
+    def next(self) -> None:
+        self.store = self.store.next()
+
+    def report(self, act: Act) -> Any:
+        """A papad that tells what `act` returned, as JSON, before it is killed."""
+        told = os.memfd_create("test")
+
+        async def telling(kernel: Kernel) -> None:
+            parcel.write_all(told, json.dumps(await act(kernel)).encode())
+
+        try:
+            self.live(telling)
+            return json.loads(parcel.read_all(told))
+        finally:
+            os.close(told)
+
+
+async def _life(store: Store, act: Act, patch: Callable[[Kernel], None] = lambda kernel: None) -> None:
+    vault = Vault(store)  # type: ignore[arg-type]
+    vault.recover()
+    sockets = Sockets(store, vault)  # type: ignore[arg-type]
+    capture = Capture(store)  # type: ignore[arg-type]
+    spawner = Spawner(store, 1024)  # type: ignore[arg-type]
+    processes = Processes(vault, capture, spawner, sockets)
+    kernel = Kernel(sockets, Values(vault), processes, dict)
+    patch(kernel)
+    await processes.recover()
+    store.discard(store.stored)
+    await act(kernel)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine]:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no systemd-run: the nursery is our child's child
+    made = Machine()
+    yield made
+    try:
+        made.report(everything_killed)
+        assert [name for name in made.store.kept if name.startswith("socket")] == []
+    finally:
+        made.store.close()
+
+
+async def everything_killed(kernel: Kernel) -> None:
+    for process in kernel.processes.select([]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    kernel.sockets.remove([])
+
+
+async def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.002)
+
+
+async def make(kernel: Kernel, name: str, script: str, **options: Any) -> Process:
+    environ = {"env.": {"PATH": "/bin:/usr/bin"}}
+    process, _ = await kernel.processes.make(name, specify(environ | options, ["/bin/sh", "-c", script]))
+    return process
+
+
+def process_of(kernel: Kernel, name: str) -> Process:
+    (process,) = kernel.processes.select([name], required=True)
+    return process
+
+
+def output(process: Process) -> dict[str, str]:
+    chunks = list(process.ring.read(0, 1 << 40)) if process.ring else []
+    return {
+        name: b"".join(chunk.data for chunk in chunks if chunk.stream == stream).decode()
+        for stream, name in enumerate(("out", "err"))
+    }
+
+
+def seen(process: Process) -> dict[str, Any]:
+    return {**output(process), "code": process.exit and process.exit[0], "pid": process.pid, "started": process.started}
+
+
+def closing(name: str) -> Act:
+    """Wait for the close of a process; what is then known of it."""
+
+    async def act(kernel: Kernel) -> dict[str, Any]:
+        process = process_of(kernel, name)
+        await until(lambda: process.closed, f"{name} is closed")
+        return seen(process)
+
+    return act
+
+
+STATES = {
+    # name: (script before and after the gate, options, what is captured, exit code)
+    "running": ("echo a; echo b >&2; read x <{gate}; echo c; exit 3", {}, {"out": "a\nc\n", "err": "b\n"}, 3),
+    "ended": ("echo a; echo b >&2; exit 4", {}, {"out": "a\n", "err": "b\n"}, 4),
+    "killed": ("echo a; kill -9 $$", {}, {"out": "a\n", "err": ""}, -9),
+    "joined": ("echo a; read x <{gate}; echo b >&2", {"stderr": "stdout"}, {"out": "a\nb\n", "err": ""}, 0),
+    "stdout=0": ("echo a; read x <{gate}; echo b >&2; exit 1", {"stdout": 0}, {"out": "", "err": "b\n"}, 1),
+    "bufsize=0": ("echo a; read x <{gate}; exit 5", {"bufsize": 0}, {"out": "", "err": ""}, 5),
+    "bufsize=3": ("echo abc; read x <{gate}; echo def; exit 6", {"bufsize": 3}, {"out": "ef\n", "err": ""}, 6),
+    "grandchild": ("(read x <{gate}; echo late) & echo a; exit 7", {}, {"out": "a\nlate\n", "err": ""}, 7),
+}
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("state", STATES)
+def test_a_process_in_any_state_is_back_after_a_kill_with_every_byte_and_its_exit_code(
+    machine: Machine, tmp_path: Path, state: str, times: int
+) -> None:
+    script, options, captured, code = STATES[state]
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    async def begin(kernel: Kernel) -> list[Any]:
+        process = await make(kernel, state, script.format(gate=gate), **options)
+        return [process.pid, process.started, str(process)]
+
+    async def again(kernel: Kernel) -> list[Any]:
+        process = await make(kernel, state, script.format(gate=gate), **options)  # the same spec: the same process
+        return [process.pid, process.started, process.name]
+
+    pid, started, _ = machine.report(begin)
+    for _ in range(times):
+        assert machine.report(again) == [pid, started, state]
+    if "{gate}" in script:
+        gate.write_text("go\n")
+    wait_until(lambda: dead(pid), "it has ended while no papad was there")
+    found = machine.report(closing(state))
+    assert found == {**captured, "code": code, "pid": pid, "started": started}
+    assert machine.report(closing(state)) == found  # and once more, from the record of its end
+
+
+def dead(pid: int) -> bool:
+    """Whether it has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_what_was_acknowledged_does_not_come_again(machine: Machine) -> None:
+    async def acknowledge(kernel: Kernel) -> str:
+        process = await make(kernel, "x", "echo one; echo two; exit 2")
+        await until(lambda: process.closed, "it is closed")
+        assert process.ring is not None
+        process.ring.acknowledge(0, 4)
+        return output(process)["out"]
+
+    async def forget(kernel: Kernel) -> str:
+        text = output(process_of(kernel, "x"))["out"]
+        kernel.processes.forget(process_of(kernel, "x"))
+        return text
+
+    async def lines(kernel: Kernel) -> list[str]:
+        return kernel.processes.lines([])
+
+    assert machine.report(acknowledge) == "two\n"
+    assert machine.report(forget) == "two\n"
+    assert machine.report(lines) == []
+
+
+def test_a_process_removed_while_it_ran_is_still_drained_and_then_forgotten(machine: Machine, tmp_path: Path) -> None:
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    os.mkfifo(gate)
+
+    async def remove(kernel: Kernel) -> None:
+        await make(kernel, "x", f"read x <{gate}; seq 100000 && echo unharmed >{done}; exit 3")
+        kernel.processes.remove(["x"])
+
+    async def drained(kernel: Kernel) -> list[str]:
+        await until(lambda: not kernel.processes.lines([]), "it is forgotten")
+        return kernel.processes.lines([])
+
+    machine.live(remove)
+    gate.write_text("go\n")
+    assert machine.report(drained) == []
+    assert done.read_text() == "unharmed\n"
+
+
+def test_values_sockets_and_the_bytes_in_a_backlog_are_back(machine: Machine) -> None:
+    async def begin(kernel: Kernel) -> list[Any]:
+        kernel.values.set("a", "one  two caf\u00e9")
+        kernel.values.set("gone", "x")
+        kernel.values.set("gone", "")
+        kernel.values.set("large", "x" * (3 << 20))
+        made = kernel.sockets.make("web", specify_socket({}))
+        return [kernel.values.lines([]), str(made), os.fstat(made.sock.fileno()).st_ino]
+
+    async def after(kernel: Kernel) -> list[Any]:
+        made = kernel.sockets.get("web")
+        assert made is not None
+        return [kernel.values.lines([]), str(made), os.fstat(made.sock.fileno()).st_ino]
+
+    assert machine.report(begin) == machine.report(after) == machine.report(after)
+
+
+@pytest.mark.parametrize("alive", [False, True], ids=["nursery killed", "nursery alive"])
+def test_exit_codes_of_those_who_end_while_nobody_is_there(machine: Machine, tmp_path: Path, alive: bool) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    async def begin(kernel: Kernel) -> int:
+        await make(kernel, "x", f"echo before; read x <{gate}; echo after; exit 9")
+        return kernel.processes._spawner.pid
+
+    nursery = machine.report(begin)
+    if not alive:
+        os.kill(nursery, signal.SIGKILL)
+        wait_until(lambda: dead(nursery), "the nursery is dead")
+    gate.write_text("go\n")
+    found = machine.report(closing("x"))
+    assert found["out"] == "before\nafter\n"
+    assert found["code"] == 9 or (not alive and found["code"] == 256)
+
+    async def new(kernel: Kernel) -> int:
+        await make(kernel, "y", "exit 1")
+        return kernel.processes._spawner.pid
+
+    assert (machine.report(new) == nursery) == alive
+    assert machine.report(closing("y"))["code"] == 1
+
+
+@pytest.mark.parametrize("offset", range(4))
+def test_killed_at_any_step_of_a_session_no_byte_and_no_exit_code_is_lost(machine: Machine, offset: int) -> None:
+    """The client does as clients do: what was not answered it asks again."""
+    script = "echo out; echo err >&2; exit 7"
+
+    async def session(kernel: Kernel) -> None:
+        kernel.values.set("v", "1")
+        process = await make(kernel, "x", script)
+        kernel.values.set("v", "2")
+        await until(lambda: process.closed, "x is closed")
+        kernel.values.set("v", "")
+
+    async def after(kernel: Kernel) -> list[Any]:
+        process = await make(kernel, "x", script)
+        await until(lambda: process.closed, "x is closed")
+        found = seen(process)
+        kernel.processes.forget(process)
+        return [found["out"], found["err"], found["code"], kernel.values.get("v") in ("", "1", "2")]
+
+    step = offset
+    while dies_at(step, CALLS, lambda: asyncio.run(_life(machine.store, session))):
+        machine.next()
+        assert machine.report(after) == ["out\n", "err\n", 7, True], f"killed at step {step}"
+        step += 4
+    machine.next()
+    assert machine.report(after) == ["out\n", "err\n", 7, True]
+    assert step > 60
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left"), Error("systemd cannot be asked")], ids=lambda error: type(error).__name__
+)
+def test_a_start_that_cannot_be_recorded_is_still_captured_and_learnt_by_the_next_papad(
+    machine: Machine, error: Exception
+) -> None:
+    def patch(kernel: Kernel) -> None:
+        vault = kernel.processes._vault
+        write = vault.write
+
+        def failing(key: str, fields: Any, fds: Any = None) -> None:
+            if "pid" in fields:
+                raise error
+            write(key, fields, fds)
+
+        vault.write = failing  # type: ignore[method-assign]
+
+    async def act(kernel: Kernel) -> None:
+        process = await asyncio.wait_for(make(kernel, "x", "seq 100000; exit 5"), 5)
+        await until(lambda: process.exit is not None, "it is read, so that it can end", 5)
+
+    def papad() -> None:
+        asyncio.run(_life(machine.store, act, patch))
+
+    try:
+        assert in_child(papad) == 0
+    finally:
+        machine.next()
+    found = machine.report(closing("x"))
+    assert found["code"] == 5
+    assert found["out"].endswith("100000\n")
+
+
+def test_a_damaged_process_record_is_dropped_alone(machine: Machine, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    async def begin(kernel: Kernel) -> None:
+        for name in ("a", "b"):
+            await make(kernel, name, "echo hello; exit 1")
+        vault = kernel.processes._vault
+        vault.write("process:7", {"name": "no-spec"})
+        vault.write("process:nonsense", {"name": "x"})
+        vault.write("process:8", {"name": "bad-spec", "spec": {"colour": "red"}})
+        vault.write("process:9", {"name": "no-ring", "spec": {"args": [], "env": {}, "rlimits": {}}}, {"ring": 0})
+
+    async def names(kernel: Kernel) -> list[str]:
+        await until(lambda: all(each.closed for each in kernel.processes.select([])), "all are closed")
+        return [each.name for each in kernel.processes.select([])] + [
+            key for key in kernel.processes._vault.entries if key in ("process:7", "process:8", "process:9")
+        ]
+
+    machine.live(begin)
+    assert machine.report(names) == ["a", "b"]
+    assert machine.report(names) == ["a", "b"]
