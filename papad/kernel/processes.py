@@ -357,7 +357,9 @@ class Processes:
         loop = asyncio.get_running_loop()
         doubtful, self._doubtful = self._doubtful, []
         for process in doubtful:
-            if not process.pid:
+            if process.pid:  # "spawned" may have been acknowledged before
+                self._spawned(process)
+            else:
                 self._failed(process, NeverBegun("papad was stopped before it began"))
         for process in [
             each for each in self._by_id.values() if each.exit is None and each.nursery != self._spawner.pid

@@ -142,7 +142,7 @@ def test_a_reuseport_socket_is_bound_for_those_only_that_name_its_number(sockets
 )
 def test_a_wrong_reference_is_an_error_and_leaves_nothing_open(sockets: Sockets, arg: str) -> None:
     with no_new_fds(), pytest.raises(Error), contextlib.ExitStack() as cleanup:
-        inherit("x", ["$(socket.r.fileno)", arg], sockets, cleanup)
+        inherit("x", Spec(["$(socket.r.fileno)", arg], {}, {}), sockets, cleanup)
 
 
 @pytest.mark.parametrize(

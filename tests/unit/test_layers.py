@@ -19,6 +19,13 @@ LAYERS = [
     {"papad.watcher"},
     {"papad.papa"},
     {"papad.aio"},
+    {"papad.ctl.parser"},
+    {"papad.ctl.declared", "papad.ctl.render", "papad.ctl.times", "papad.ctl.tunnel"},
+    {"papad.ctl.connect", "papad.ctl.lines"},
+    {"papad.ctl.completion", "papad.ctl.help", "papad.ctl.output", "papad.ctl.remote"},
+    {"papad.ctl.shell", "papad.ctl.watch"},
+    {"papad.ctl.things"},
+    {"papad.ctl.main"},
     {"papad.ctl"},
     # the kernel's side
     {"papad.kernel"},
