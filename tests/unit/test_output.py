@@ -230,7 +230,7 @@ def test_a_bad_exact_line_is_one_error(shared: Daemon, line: str) -> None:
     answer = shared.ask(line)
     assert answer.startswith("Error: ")
     assert "\n" not in answer
-    assert shared.ask("get v") == ""
+    assert shared.ask("get a") == ""
 
 
 def test_sockets_are_passed_as_systemd_does(papad: Daemon) -> None:
