@@ -239,6 +239,7 @@ PROCESS_OPTIONS = (
         "bufsize", parse_size, "how much output is kept, in bytes or with k, m, g (default: 1m; 0 captures nothing)"
     ),
     Option("output", parse_size, "another name for bufsize"),
+    Option("journal", _flag, "1 also forwards each line to the journal, with PAPAD_NAME=, stderr with priority err"),
     Option(
         "listen",
         parse_names,

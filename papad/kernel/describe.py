@@ -52,7 +52,7 @@ def describe_process(process: Process) -> dict[str, Any]:
         "closed": process.closed,
         "removed": process.removed,
     }
-    output = dict.fromkeys(("captured", "acknowledged", "buffered", "lost"), 0)
+    output = dict.fromkeys(("captured", "acknowledged", "buffered", "lost", "unforwarded"), 0)
     if process.ring is not None:
         state = process.ring.state
         output = {
@@ -60,6 +60,7 @@ def describe_process(process: Process) -> dict[str, Any]:
             "acknowledged": state.acked,
             "buffered": state.tail - state.head,
             "lost": state.lost,
+            "unforwarded": state.unforwarded,
         }
     return {**facts, **spec, **output, "memory": memory, "cpu": cpu, "watchers": len(process.observers)}
 

@@ -37,6 +37,7 @@ class Spec:
     bufsize: int = _DEFAULT_BUFSIZE
     uid: int | None = None
     gid: int | None = None
+    journal: bool = False  # forward each line
     listen: list[str] | None = None  # names of sockets to be passed as systemd does
 
 
@@ -69,6 +70,10 @@ def specify(options: dict[str, Any], args: list[str]) -> Spec:
     if any("\0" in arg for arg in args):
         raise Error("Arguments cannot hold the character NUL")
     captured = {"out": options.get("stdout", 1), "err": options.get("stderr", 1)} if bufsize else {"out": 0, "err": 0}
+    if options.get("journal") and not any(captured.values()):
+        raise Error(
+            "journal=1 forwards what is captured, and nothing is: leave out stdout=0 and stderr=0, or bufsize=0"
+        )
     limits = dict(_limit(name, text) for name, text in options.get("rlimit.", {}).items())
     return Spec(
         args,
@@ -80,6 +85,7 @@ def specify(options: dict[str, Any], args: list[str]) -> Spec:
         bufsize=bufsize,
         uid=uid,
         gid=gid,
+        journal=options.get("journal", False),
         listen=options.get("listen"),
     )
 

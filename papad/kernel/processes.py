@@ -18,6 +18,7 @@ from typing import Protocol
 from papad.errors import Error
 from papad.kernel import grammar, launch, parcel, pidfd
 from papad.kernel.capture import Capture
+from papad.kernel.journal import Journal
 from papad.kernel.launch import Spec
 from papad.kernel.ring import STREAMS, Ring
 from papad.kernel.sockets import Sockets
@@ -104,6 +105,8 @@ class Processes:
         self._by_id: dict[int, Process] = {}
         self._names: dict[str, Process] = {}
         self.followers: set[Follower] = set()
+        self._journal = Journal()
+        self._waiting: dict[int, Process] = {}  # those with lines that journald has yet to take
         self._doubtful: list[Process] = []  # whether they were started, only the nursery knows
         spawner.on_report = self._reported
         spawner.on_change = self._nursery_changed
@@ -142,6 +145,7 @@ class Processes:
         for process in list(self._by_id.values()):
             if process.pid:
                 self._listen(process)
+                self._forward(process)
                 self._settle(process)
 
     def __len__(self) -> int:
@@ -339,7 +343,21 @@ class Processes:
             return
         if not size:
             self._close_pipe(process, stream)
+        self._forward(process)
         self._settle(process)
+
+    def _forward(self, process: Process) -> None:
+        """Forward lines to the journal; what it does not take now waits until it does."""
+        if not process.spec.journal or process.removed or self._journal.forward(process):
+            self._waiting.pop(process.id, None)
+            return
+        self._waiting[process.id] = process
+        asyncio.get_running_loop().add_writer(self._journal, self._journal_takes_more)
+
+    def _journal_takes_more(self) -> None:
+        asyncio.get_running_loop().remove_writer(self._journal)
+        for process in list(self._waiting.values()):
+            self._forward(process)
 
     def _settle(self, process: Process) -> None:
         """Something happened: tell those who watch, and let go of a removed process that has ended."""

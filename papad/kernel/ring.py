@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from papad.kernel import parcel
 
@@ -22,7 +22,7 @@ STREAMS = ("out", "err")
 
 _MAGIC = 0x0164617061706701  # any layout change gets another
 _FIXED = struct.Struct("=QQQ")  # magic, capacity, index capacity
-_STATE = struct.Struct("=QQQQQQ")
+_STATE = struct.Struct("=9Q")
 _STAGED = struct.Struct("=Q")
 _ENTRY = struct.Struct("=QQ")  # position, time in ns * 2 + stream
 _HEADER_SIZE = 4096
@@ -40,6 +40,9 @@ class State:
     lost: int = 0  # bytes overwritten before anyone acknowledged them
     first: int = 0  # the oldest record kept
     next: int = 0  # the number the next record gets
+    out_forwarded: int = 0  # up to here the stream's lines went to the journal
+    err_forwarded: int = 0
+    unforwarded: int = 0  # bytes that went past the journal
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,15 @@ class Ring:
             state = self._without(state, stop, lose=False)
         self._save(replace(state, acked=stop, lost=state.lost - delivered_and_overwritten), None)
 
+    def forwarded(self, stream: int) -> int:
+        """The position up to which the lines of a stream have gone to the journal."""
+        return self.state.err_forwarded if stream else self.state.out_forwarded
+
+    def note_forwarded(self, stream: int, position: int, missed: int = 0) -> None:
+        """The lines of a stream up to `position` have gone to the journal, but for `missed` bytes."""
+        field = "err_forwarded" if stream else "out_forwarded"
+        self._save(replace(self.state, **{field: position}, unforwarded=self.state.unforwarded + missed), None)
+
     def read(self, start: int, limit: int) -> Iterator[Chunk]:
         """The records from position `start` on, `limit` bytes at most; the last one may be cut."""
         state = self.state
@@ -212,10 +224,6 @@ class Ring:
 
     def _save(self, state: State, staged: State | None) -> None:
         blank = staged or State()
-        header = _STATE.pack(*_values(state)) + _STAGED.pack(staged is not None) + _STATE.pack(*_values(blank))
+        header = _STATE.pack(*astuple(state)) + _STAGED.pack(staged is not None) + _STATE.pack(*astuple(blank))
         parcel.write_all(self.fd, header, _STATE_OFFSET)
         self.state, self.staged = state, staged
-
-
-def _values(state: State) -> tuple[int, int, int, int, int, int]:
-    return state.head, state.tail, state.acked, state.lost, state.first, state.next

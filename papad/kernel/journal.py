@@ -1,0 +1,126 @@
+"""Forwarding output to the journal, line by line, without ever waiting for it.
+
+Lines are read back from the ring after they were captured. How far each stream has been forwarded is in the ring's header, so a papad that
+is killed leaves no line out; the one that it was just sending may come twice. While journald is busy, lines wait in the ring; those that
+are acknowledged or overwritten before their turn are counted, in bytes. The format is that of systemd's native journal protocol; the sender
+of systemd-python would block while journald is stuck.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Protocol
+
+from papad.kernel.ring import STREAMS, Ring
+
+_SOCKET = "/run/systemd/journal/socket"
+_PRIORITIES = (b"6", b"3")  # info and err of syslog(3)
+_LONGEST = 48 * 1024  # bytes of one line, as journald has it for services (LineMax= of journald.conf(5))
+
+
+class Source(Protocol):
+    """A process, as far as it concerns the journal."""
+
+    name: str
+    pid: int
+    ring: Ring | None
+    pipes: dict[int, int]
+
+
+class Journal:
+    """The journal's socket, connected when it is first needed, and again when journald has been started anew."""
+
+    def __init__(self, path: str = _SOCKET) -> None:
+        self._path = path
+        self._socket: socket.socket | None = None
+
+    def fileno(self) -> int:
+        """The socket; it is writable when journald takes more."""
+        return self._socket.fileno() if self._socket else -1
+
+    def forward(self, process: Source) -> bool:
+        """Forward all complete lines, and of a stream that has ended what is left; whether journald took all that it could get.
+
+        If not, call again when the socket is writable.
+        """
+        ring = process.ring
+        if ring is None:
+            return True
+        head = ring.state.head
+        passed = {
+            stream: head - ring.forwarded(stream) for stream in range(len(STREAMS)) if ring.forwarded(stream) < head
+        }
+        missed = max(passed.values(), default=0)  # of both streams; nobody can tell them apart any more
+        for stream in passed:
+            ring.note_forwarded(stream, head, missed=missed)
+            missed = 0
+        return all(self._forward_stream(process, ring, stream) for stream in range(len(STREAMS)))
+
+    def _forward_stream(self, process: Source, ring: Ring, stream: int) -> bool:
+        pending = b""
+        for chunk in ring.read(ring.forwarded(stream), ring.capacity):
+            if chunk.stream != stream:
+                continue
+            end = chunk.position + len(chunk.data)
+            *lines, rest = (pending + chunk.data).split(b"\n")
+            if len(rest) >= _LONGEST:
+                lines.append(rest)
+                rest = b""
+            left = sum(map(len, lines)) + len(lines) + len(rest)
+            for line in lines:
+                if not self._send(process, stream, line):
+                    return False
+                left -= len(line) + 1
+                ring.note_forwarded(stream, end - max(left, 0))
+            pending = rest
+        if pending and stream in process.pipes:
+            return True  # its rest is still to come
+        if pending and not self._send(process, stream, pending):
+            return False
+        ring.note_forwarded(stream, ring.state.tail)
+        return True
+
+    def _send(self, process: Source, stream: int, line: bytes) -> bool:
+        """Send one line as an entry; whether its turn is over, because it was taken or because there is no journal."""
+        name = process.name.encode("utf-8", "replace")
+        fields = {
+            "MESSAGE": line,
+            "PRIORITY": _PRIORITIES[stream],
+            "SYSLOG_IDENTIFIER": name,
+            "SYSLOG_PID": b"%d" % process.pid,
+            "OBJECT_PID": b"%d" % process.pid,
+            "PAPAD_NAME": name,
+            "PAPAD_STREAM": STREAMS[stream].encode(),
+        }
+        entry = _entry(fields)
+        for _ in range(2):
+            try:
+                self._connected().send(entry)
+            except BlockingIOError:
+                return False
+            except OSError:  # journald was started anew, or there is none
+                self.close()
+            else:
+                return True
+        assert process.ring is not None
+        process.ring.note_forwarded(stream, process.ring.forwarded(stream), missed=len(line) + 1)
+        return True
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self._socket.connect(self._path)
+        return self._socket
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _entry(fields: Mapping[str, bytes]) -> bytes:
+    return b"".join(
+        name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n" for name, value in fields.items()
+    )

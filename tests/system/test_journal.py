@@ -1,0 +1,137 @@
+"""Lines that go to the journal too, and sockets passed as systemd does."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.system.machine import wait_until
+from tests.system.papad import TOOLS, Papad
+
+LINES = 2000
+WRITER = f"""import os, time
+for i in range({LINES}):
+    os.write(1 + i % 2, b"line %06d of " % i); os.write(1 + i % 2, b"%d\\n" % {LINES})
+    if i % 20 == 0: time.sleep(0.005)
+os.write(1, b"no newline at the end"); os.write(2, b"\\xff\\x00")"""
+
+
+def entries(papad: Papad, name: str) -> list[dict[str, Any]]:
+    """What the journal has of a process."""
+    papad.machine.run("journalctl", "--sync")
+    text = papad.machine.out("journalctl", "-o", "json", f"PAPAD_NAME={name}", "PAPAD_STREAM=out", "PAPAD_STREAM=err")
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def described(papad: Papad, name: str) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(papad.ask(f"describe processes {name}"))
+    return facts
+
+
+def test_every_line_goes_to_the_journal_once_over_kills_of_papad(papad: Papad) -> None:
+    papad.machine.write("/run/writer.py", WRITER)
+    name = f"journal.{papad.main_pid()}"
+    made = papad.ask(f"make process {name} journal=1 bufsize=8m /usr/bin/python3 /run/writer.py")
+    assert "running=True" in made, made
+    kills = 0
+    while not described(papad, name)["closed"]:
+        papad.wait_for_new(papad.sigkill())
+        kills += 1
+    assert kills > 1
+    found = entries(papad, name)
+    messages = [entry["MESSAGE"] for entry in found]
+    lines = [message for message in messages if isinstance(message, str) and message.startswith("line ")]
+    assert sorted(set(lines)) == [f"line {i:06d} of {LINES}" for i in range(LINES)]
+    assert len(lines) - LINES <= kills, "only the line that was being sent may come twice"
+    assert messages.count("no newline at the end") == 1
+    assert messages.count([255, 0]) == 1
+    assert {entry["PRIORITY"] for entry in found if entry["PAPAD_STREAM"] == "err"} == {"3"}
+    assert {entry["PRIORITY"] for entry in found if entry["PAPAD_STREAM"] == "out"} == {"6"}
+    assert {entry["SYSLOG_IDENTIFIER"] for entry in found} == {name}
+    assert described(papad, name)["unforwarded"] == 0
+
+
+def test_a_journal_that_takes_nothing_holds_nothing_up(papad: Papad) -> None:
+    """journald is stopped: its socket fills, papad goes on and counts."""
+    papad.ask("get v")
+    journald = papad.machine.out("systemctl", "show", "-P", "MainPID", "systemd-journald.service")
+    papad.machine.run("kill", "-STOP", journald)
+    try:
+        papad.ask("make process flood journal=1 bufsize=8m /usr/bin/seq 100000")
+        wait_until(lambda: described(papad, "flood")["closed"], "all is captured")
+        facts = described(papad, "flood")
+        assert facts["captured"] == facts["buffered"] == len("".join(f"{i}\n" for i in range(1, 100001)))
+    finally:
+        papad.machine.run("kill", "-CONT", journald)
+    wait_until(lambda: len(entries(papad, "flood")) >= 1000, "journald takes what waited")
+
+
+def test_what_is_overwritten_before_its_turn_is_counted(papad: Papad) -> None:
+    papad.ask("get v")
+    journald = papad.machine.out("systemctl", "show", "-P", "MainPID", "systemd-journald.service")
+    papad.machine.run("kill", "-STOP", journald)
+    try:
+        papad.ask("make process small journal=1 bufsize=4k /usr/bin/seq 100000")
+        wait_until(lambda: described(papad, "small")["closed"], "all is captured")
+        facts = described(papad, "small")
+        assert facts["captured"] - 8192 - 200_000 < facts["unforwarded"] < facts["captured"]
+    finally:
+        papad.machine.run("kill", "-CONT", journald)
+
+
+def test_nothing_captured_is_nothing_to_forward(papad: Papad) -> None:
+    assert papad.ask("make process x journal=1 bufsize=0 /bin/true").startswith(
+        "Error: journal=1 forwards what is captured"
+    )
+
+
+ACTIVATED = """import os, select, signal, socket
+assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDS"] == "1"
+listener = socket.socket(fileno=3)
+listener.setblocking(False)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+while signal.SIGTERM not in signal.sigpending():  # between two connections, not within one
+    if select.select([listener], [], [], 0.02)[0]:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            continue
+        with connection:
+            connection.recv(100)
+            connection.sendall(b"%d" % os.getpid())
+"""
+
+
+def test_a_socket_activated_program_is_replaced_under_load(papad: Papad) -> None:
+    """Three generations of a program made for LISTEN_FDS; no connection is refused or lost as each takes over."""
+    papad.machine.write("/run/activated.py", ACTIVATED)
+    port = papad.ask("make socket web backlog=128").partition("port=")[2].split()[0]
+    old = ""
+    pids = set()
+    with papad.machine.running("/usr/bin/python3", f"{TOOLS}/load.py", port, "200") as load:
+        for generation in range(3):
+            line = papad.ask(f"make process web.{generation} listen=web /usr/bin/python3 /run/activated.py")
+            new = line.partition("pid=")[2].split()[0]
+            pids.add(new)
+            if old:
+                papad.machine.run("kill", old)
+                ended = f"list processes web.{generation - 1}"
+                wait_until(lambda ended=ended: "running=False" in papad.ask(ended), "the older has ended")
+            else:
+                assert load.stdout is not None
+                assert load.stdout.readline() == "started\n"
+            old = new
+            wait_until(lambda new=new: answer(papad, port) == new, "the newer serves")
+        assert load.stdin is not None
+        load.stdin.close()
+        assert load.stdout is not None
+        report = json.loads(load.stdout.read())
+    assert report["failures"] == []
+    assert set(report["answers"]) == pids
+    assert report["count"] > 50
+
+
+def answer(papad: Papad, port: str) -> str:
+    """Who serves a connection."""
+    script = f"import socket; c = socket.create_connection(('127.0.0.1', {port}), 20); c.sendall(b'x'); print(c.recv(100).decode())"
+    return papad.machine.out("/usr/bin/python3", "-c", script)
