@@ -45,6 +45,7 @@ LAYERS = [
     {"papad.kernel.processes"},
     {"papad.kernel.watch", "papad.kernel.output", "papad.kernel.describe"},
     {"papad.kernel.commands"},
+    {"papad.kernel.connection"},
     {"papad.kernel.server"},
     {"papad.kernel.main"},
 ]
@@ -99,5 +100,5 @@ def test_the_client_knows_nothing_of_the_kernel() -> None:
 def test_only_these_know_asyncio() -> None:
     """The tables below processes, and all that both sides share, are plain functions of their input."""
     knowing = {module for module, path in modules().items() if "import asyncio" in path.read_text()}
-    kernel = {f"papad.kernel.{name}" for name in ("spawner", "processes", "server", "main")}
+    kernel = {f"papad.kernel.{name}" for name in ("spawner", "processes", "connection", "server", "main")}
     assert knowing == kernel | {"papad.aio.connection", "papad.aio.papa"}
