@@ -47,7 +47,7 @@ check: setup-dev  ## ruff, strict mypy, and the layer test
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py
 
 chaos: setup-dev  ## kill papad at random for SECONDS= (60), with SEED=, on a booted systemd
-	PAPAD_CHAOS_SECONDS=$(or $(SECONDS),60) PAPAD_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -s tests/system/test_chaos.py -k random
+	PAPAD_CHAOS_SECONDS=$(or $(SECONDS),60) PAPAD_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/system/test_chaos.py -k random
 
 demo: setup  ## see what papad survives, in two minutes (root)
 	@scripts/packages test

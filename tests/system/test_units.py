@@ -51,6 +51,12 @@ def test_install_again_and_with_destdir(machine: Machine) -> None:
         "./usr/lib/systemd/user/papad.service",
         "./usr/lib/systemd/user/papad.socket",
         "./usr/lib/sysusers.d/papad.conf",
+        "./usr/share/man/man1/papactl.1",
+        "./usr/share/man/man7/papad-protocol.7",
+        "./usr/share/man/man8/papad.8",
+        "./usr/share/bash-completion/completions/papactl",
+        "./usr/share/zsh/vendor-completions/_papactl",
+        "./usr/share/fish/vendor_completions.d/papactl.fish",
     ):
         assert path in installed
     assert all(path.startswith("./usr/") for path in installed)
