@@ -48,7 +48,7 @@ def test_random_kills(papad: Papad) -> None:
     assert not report["faults"]
     assert not report["stuck"]
     assert report["counts"]["kills"] >= SECONDS / 2
-    assert min(report["counts"][what] for what in ("processes", "bytes", "values", "sockets", "requests")) > SECONDS
+    assert min(report["counts"][what] for what in ("processes", "bytes", "values", "sockets", "requests")) > SECONDS / 4
 
 
 def test_killed_at_every_system_call(injecting: Papad) -> None:
