@@ -1,42 +1,48 @@
-"""Talking to papad: a connection, commands, answers. What `papactl` and the tests are built on."""
+"""Talking to papad over one connection: commands, answers, watches, output. What `Papa`, `papactl` and the tests are built on."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
-from papad import wire
-from papad.errors import ConnectionLost, Error, Unreachable
+from papad import requests, wire
+from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
+from papad.incoming import DONE, Batch, Frame, Incoming
+from papad.requests import Reading, Word
+
+T = TypeVar("T")
 
 DEFAULT_PORT = 20202
+RECONNECT = 10.0
+"""Seconds for which a papad that does not answer is believed to be restarting."""
+_RETRY_DELAY = 0.05  # seconds between two attempts
+
+Address = str | int | Callable[[], socket.socket]
+"""A Unix socket's path; a port of 127.0.0.1; or a function that gives a connected stream socket, each time it is called."""
 
 
 class Client:
     """One connection to a papad. A context manager; not for several threads at once."""
 
-    def __init__(self, address: str | int = DEFAULT_PORT, timeout: float | None = 10.0) -> None:
-        """Connect to a Unix socket's path, or a port of 127.0.0.1. `timeout` is in seconds, for each wait.
+    def __init__(self, address: Address = DEFAULT_PORT, timeout: float | None = 10.0) -> None:
+        """Connect. `timeout` is in seconds, for each wait.
 
         Raises Unreachable when nobody answers there, Error when papad lets us not in.
         """
         self.address = address
-        family, target = (
-            (socket.AF_UNIX, address) if isinstance(address, str) else (socket.AF_INET, ("127.0.0.1", address))
-        )
-        self._sock = socket.socket(family, socket.SOCK_STREAM)
-        self._sock.settimeout(timeout)
-        self._data = b""
+        self.timeout = timeout
+        self._incoming = Incoming()
+        self.sock = _connected(address, timeout)
         try:
-            self._sock.connect(target)
-        except OSError as error:
-            self._sock.close()
-            raise Unreachable(f"nobody answers at {describe(address)}: {error.strerror or error}") from None
-        try:
-            self._answer()
+            self._wait(self._incoming.answer)
         except BaseException:
-            self._sock.close()
+            self.sock.close()
             raise
 
     def __enter__(self) -> Self:
@@ -49,41 +55,212 @@ class Client:
 
     def close(self) -> None:
         """End the connection. What a watch delivered and nobody acknowledged will be delivered again."""
-        self._sock.close()
+        self.sock.close()
 
-    def command(self, *words: str) -> str:
-        """Send one command, its words as they are, and return the answer. Raises Error with what papad says.
+    def fileno(self) -> int:
+        """The connection's file number; -1 when it is closed."""
+        return self.sock.fileno()
 
-        Not for commands that begin to watch: these answer with more than an answer.
+    @property
+    def fresh(self) -> bool:
+        """Whether the connection stands, with nothing unread: a command can be sent and its answer will be what comes."""
+        if self.sock.fileno() < 0 or self._incoming:
+            return False
+        return not select.select([self.sock], [], [], 0)[0]
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read, the end of the connection included."""
+        return bool(self._incoming) or bool(select.select([self.sock], [], [], 0)[0])
+
+    def command(self, *words: Word, options: Mapping[str, str] | None = None) -> str:
+        """Send one command, its words exactly as they are, and return the answer. Raises Error with what papad says.
+
+        `options` go where the command takes them: after the name with `make`, after the command otherwise; a word that is a pair is an
+        option, too. Not for commands that begin to watch or follow: these answer with more than an answer.
         """
+        at = 3 if words and str(words[0]).startswith("m") else 1
+        return self.ask(requests.line([*words[:at], *(options or {}).items(), *words[at:]]))
+
+    def plain(self, *words: str) -> str:
+        """The same as somebody would type it: leading words with `=` are options, newlines turn to blanks, empty words are lost."""
         if not any(words):
             raise Error("no command")
-        self._sock.sendall(wire.join_words(words))
-        return self._answer()
+        return self.ask(wire.join_words(words))
 
-    def _answer(self) -> str:
-        while not self._data.endswith(b"\n" + wire.PROMPT):
+    def ask(self, line: bytes) -> str:
+        """Send a complete line and return the answer. Where none comes, the connection is of no more use, and closed."""
+        with self._asking():
+            self.send(line)
+            return self._wait(self._incoming.answer)
+
+    def describe(self, kind: str, *patterns: str) -> list[dict[str, Any]]:
+        """Everything known about `sockets`, `processes`, `values` (those that match), or `server`."""
+        request = requests.describe(kind, *patterns)
+        return request.parse(self.ask(request.line))
+
+    def output(
+        self,
+        *patterns: str,
+        last: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        stream: str | None = None,
+        after: Mapping[int, int] | None = None,
+    ) -> Iterator[Frame]:
+        """The output that papad holds of the processes that match, by time; nothing is consumed.
+
+        An iterator that is not read to its end takes the connection with it.
+        """
+        return self.frames(Reading(patterns, last, since, until, stream, after).line())
+
+    def follow(
+        self,
+        *patterns: str,
+        last: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        stream: str | None = None,
+        after: Mapping[int, int] | None = None,
+        timeout: float | None = None,
+        reconnect: float = RECONNECT,
+    ) -> Iterator[Frame]:
+        """The same, and what comes, of processes made later too; goes on over restarts of papad without gap or repeat.
+
+        It has a connection of its own. Raises TimedOut when nothing comes for `timeout` seconds, Unreachable when papad is gone
+        for `reconnect` seconds.
+        """
+        reading = Reading(patterns, last, since, until, stream, after, follow=True)
+        return read(reading, lambda: connect(self.address, reconnect, self.timeout), timeout)
+
+    def frames(self, line: bytes, timeout: float | None = -1.0) -> Iterator[Frame]:
+        """Send an `output` command and give its frames; `timeout` is for each, by default that of the connection."""
+        with self._asking():
+            self.send(line)
+            while (frame := self._wait(self._incoming.frame, timeout)) is not DONE:
+                yield frame
+
+    def begin_watch(self, line: bytes) -> str:
+        """Send a command that begins to watch, and return its first line. Nothing after that line is read yet.
+
+        So that select() tells of the first batch.
+        """
+        with self._asking():
+            self.send(line)
+            while (first := self._incoming.line()) is None:
+                self._receive(self.timeout, upto=b"\n")
+            return first
+
+    def batch(self, timeout: float | None = -1.0) -> Batch:
+        """The next batch of a watch."""
+        return self._wait(self._incoming.batch, timeout)
+
+    def acknowledge(self, *, stop: bool = False) -> None:
+        """Acknowledge the last batch; with `stop`, end the watch as well."""
+        self.send(b"q\n" if stop else b"\n")
+
+    def drain(self) -> None:
+        """Close, but only once papad has read everything that was sent."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+            while self.sock.recv(65536):
+                pass
+        except OSError:
+            pass
+        finally:
+            self.sock.close()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes; raises ConnectionLost."""
+        try:
+            self.sock.settimeout(self.timeout)
+            self.sock.sendall(data)
+        except TimeoutError:
+            self.close()  # a part of it may have been sent
+            raise self._timed_out() from None
+        except OSError:
+            raise self._lost() from None
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except Error as error:
+            if isinstance(error, ConnectionLost):
+                self.close()
+            raise
+        except BaseException:  # interrupted, or nobody wants the rest
+            self.close()
+            raise
+
+    def _wait(self, take: Callable[[], T | None], timeout: float | None = -1.0) -> T:
+        timeout = self.timeout if timeout is not None and timeout < 0 else timeout
+        while (taken := take()) is None:
+            self._receive(timeout)
+        return taken
+
+    def _receive(self, timeout: float | None, upto: bytes = b"") -> None:
+        try:
+            self.sock.settimeout(timeout)
+            size = 1 << 18
+            if upto:
+                size = self.sock.recv(4096, socket.MSG_PEEK).find(upto) + 1 or 4096
+            data = self.sock.recv(size)
+        except TimeoutError:
+            raise self._timed_out() from None
+        except OSError:
+            data = b""
+        try:
+            self._incoming.feed(data)
+        except ConnectionLost:
+            raise self._lost() from None
+
+    def _lost(self) -> ConnectionLost:
+        self.sock.close()
+        return ConnectionLost(f"{describe(self.address)} ended the connection")
+
+    def _timed_out(self) -> TimedOut:
+        return TimedOut(f"no answer from {describe(self.address)} in time")
+
+
+def connect(address: Address, within: float = RECONNECT, timeout: float | None = 10.0) -> Client:
+    """A new connection, tried again and again for `within` seconds where nobody answers: papad may be restarting."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            client = Client(address, min(timeout or within, max(deadline - time.monotonic(), 0.001)))
+        except (Refused, TimedOut):
+            raise
+        except (Unreachable, ConnectionLost) as error:
+            if time.monotonic() + _RETRY_DELAY > deadline:
+                raise Unreachable(f"could not connect to papad in {within:.3g} seconds: {error}") from None
+            time.sleep(_RETRY_DELAY)
+        else:
+            client.timeout = timeout
+            return client
+
+
+def read(reading: Reading, connect: Callable[[], Client], timeout: float | None) -> Iterator[Frame]:
+    """The frames of a reading; on a new connection whenever papad ends the old one, from where it stood."""
+    while True:
+        with connect() as client:
             try:
-                more = self._sock.recv(65536)
-            except TimeoutError:
-                raise ConnectionLost(f"no answer from {describe(self.address)} in time") from None
-            except ConnectionError:
-                more = b""
-            if not more and self._data.startswith((b"ok\n", b"Exiting")):
-                break
-            if not more:
-                raise ConnectionLost(f"{describe(self.address)} ended the connection")
-            self._data += more
-        text = self._data.decode("utf-8", "replace").removesuffix("> ").removesuffix("\n")
-        self._data = b""
-        if text.startswith("Error: "):
-            raise Error(text.removeprefix("Error: "))
-        return text
+                if inquiry := reading.inquiry:
+                    reading.locate(inquiry.parse(client.ask(inquiry.line)))
+                frames = client.frames(reading.line(), timeout)
+                for frame in list(frames) if reading.atomic else frames:
+                    if reading.take(frame):
+                        yield frame
+                return
+            except TimedOut:
+                raise
+            except ConnectionLost:
+                time.sleep(_RETRY_DELAY)
 
 
-def describe(address: str | int) -> str:
+def describe(address: Address) -> str:
     """An address for people."""
-    return address if isinstance(address, str) else f"127.0.0.1:{address}"
+    return address if isinstance(address, str) else f"127.0.0.1:{address}" if isinstance(address, int) else "papad"
 
 
 def find() -> str | int:
@@ -96,3 +273,24 @@ def find() -> str | int:
         if os.path.exists(path):
             return path
     return DEFAULT_PORT
+
+
+def _connected(address: Address, timeout: float | None) -> socket.socket:
+    """A connected socket. Raises Unreachable."""
+    if not isinstance(address, str | int):
+        return address()
+    unix = isinstance(address, str)
+    sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(address if isinstance(address, str) else ("127.0.0.1", address))
+    except PermissionError:
+        sock.close()
+        raise Refused(f"no permission to talk to papad at {address}; the group papad has it") from None
+    except (OSError, OverflowError) as error:
+        sock.close()
+        reason = getattr(error, "strerror", None) or error
+        raise Unreachable(f"nobody answers at {describe(address)}: {reason}") from None
+    if not unix:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock

@@ -2,7 +2,9 @@
 
 Error                  every error a caller may act on; str() is one clear line
 ├── ConnectionLost     the other end went away in the middle of a conversation
+│   └── TimedOut       it did not answer in time; also a TimeoutError
 └── Unreachable        nobody answers at the address
+    └── Refused        the address is there, but not for us
 
 Inside the kernel, a command that raises Error is answered `Error: MESSAGE`. Any other exception is a bug of ours: it is
 logged with its traceback and answered `Error: internal error`.
@@ -17,5 +19,13 @@ class ConnectionLost(Error):
     """The connection ended before the answer was complete."""
 
 
+class TimedOut(ConnectionLost, TimeoutError):
+    """No answer came in time."""
+
+
 class Unreachable(Error):
     """No papad answers at this address."""
+
+
+class Refused(Unreachable):
+    """The system does not let this user connect to the address."""

@@ -1,4 +1,4 @@
-"""Fixtures: a fresh papad, and the unmodified client of papa 1.0.6."""
+"""Fixtures: a fresh papad, the unmodified client of papa 1.0.6, and ours, which takes its place."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import papad as papad_package
 from tests.original.servers import Server, running_papad
 from tests.original.venv import original_venv, site_packages
 
@@ -32,7 +33,7 @@ def papad(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def papa(venv: Path) -> Iterator[ModuleType]:
+def unmodified(venv: Path) -> Iterator[ModuleType]:
     """The unmodified client, loaded from its environment without anything else of it coming along.
 
     It would start a server of its own wherever none answers; `spawned` tells it that it has done so already.
@@ -52,6 +53,17 @@ def papa(venv: Path) -> Iterator[ModuleType]:
         del sys.modules[name]
 
 
+@pytest.fixture(params=["papa", "papad"])
+def papa(request: pytest.FixtureRequest, unmodified: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that tests import: the original, or ours, which is told the same."""
+    if request.param == "papa":
+        return unmodified
+    for name in ("_default_port_or_path", "_default_connection_timeout"):
+        monkeypatch.setattr(papad_package.Papa, name, getattr(papad_package.Papa, name))
+    monkeypatch.setattr(papad_package.Papa, "spawned", True)
+    return papad_package
+
+
 @pytest.fixture(params=["tcp", "unix"])
 def address(request: pytest.FixtureRequest, papad: Server, papa: ModuleType) -> Iterator[int | str]:
     """Where a fresh papad answers, which is the client's default too. No call of the client blocks for ever."""
@@ -68,6 +80,6 @@ def address(request: pytest.FixtureRequest, papad: Server, papa: ModuleType) -> 
 
 @pytest.fixture
 def p(papa: ModuleType, address: int | str) -> Iterator[Any]:
-    """The unmodified client, connected to a fresh papad."""
+    """A client, connected to a fresh papad."""
     with papa.Papa(address) as connection:
         yield connection

@@ -36,9 +36,12 @@ repeatable = st.lists(makes_nothing, max_size=6).map(b" ".join)
 # papad's errors are one line, so separators of lines become spaces there; `_` and words of blanks find internals of papa.
 APART = re.compile(r"[^\S ]|[\x1c-\x1f_]")
 plain = st.binary(max_size=6).filter(lambda word: not APART.search(word.decode("utf-8", "replace")))
-# Help has words of its own, papad has commands of its own (d, o, %), new sockets have numbers of their own, and a session ended early loses answers over TCP.
+# Help has words of its own, papad has commands of its own (d, o, %), new sockets have numbers of their own, and a session
+# ended early loses answers over TCP.
 comparable = (
-    st.lists(makes_nothing | plain, max_size=6).map(b" ".join).filter(lambda x: not re.match(rb"(?i)[\s\\]*[hmqdo%]", x))
+    st.lists(makes_nothing | plain, max_size=6)
+    .map(b" ".join)
+    .filter(lambda x: not re.match(rb"(?i)[\s\\]*[hmqdo%]", x))
 )
 quick = settings(max_examples=120, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 

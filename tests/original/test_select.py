@@ -10,12 +10,19 @@ import select
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 from tests.original.client import CLIENT_LEAKS, wait_ended
 
 pytestmark = CLIENT_LEAKS
 
 ROUNDS = 1000
 DEADLINE = 5.0
+
+
+@pytest.fixture
+def papa(unmodified: ModuleType) -> ModuleType:
+    return unmodified
 
 
 def fires(watcher: Any) -> bool:

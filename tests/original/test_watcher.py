@@ -1,4 +1,4 @@
-"""The watchers of papa 1.0.6's unmodified client, over TCP and over Unix."""
+"""The watchers of papa 1.0.6's unmodified client, and ours, over TCP and over Unix."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def test_reading(papa: ModuleType, p: Any) -> None:
     watcher = p.watch_processes("a")
     assert bool(watcher)
     assert len(watcher) == 1
+    assert select.select([watcher], [], [], 10)[0]
     assert watcher.ready
     assert watcher.fileno() > 2
     out, err, closed = watcher.read()

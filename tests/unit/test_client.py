@@ -1,11 +1,8 @@
-"""The client and papactl: their answers, their errors, their exit statuses."""
+"""One connection: answers, errors, and how it ends. tests/client has what is built on it."""
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,27 +10,14 @@ from pathlib import Path
 import pytest
 
 from papad.client import DEFAULT_PORT, Client, find
-from papad.errors import ConnectionLost, Error, Unreachable
-from tests.unit.support import REPOSITORY, WELCOME, Daemon, no_new_fds, running_papad
+from papad.errors import ConnectionLost, Error, TimedOut, Unreachable
+from tests.unit.support import WELCOME, Daemon, no_new_fds, running_papad
 
 
 @pytest.fixture(scope="module")
 def papad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with running_papad(tmp_path_factory.mktemp("papad"), tcp=True) as daemon:
         yield daemon
-
-
-def papactl(*args: str, **env: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", "from papad.ctl import main; main()", *args],
-        cwd=REPOSITORY,
-        env={"PATH": os.defpath, **env},
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_commands_are_answered_over_unix_and_tcp(papad: Daemon) -> None:
@@ -85,7 +69,7 @@ def test_a_server_that_stays_silent_is_not_waited_for_for_ever(tmp_path: Path) -
     with no_new_fds(), socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
-        with pytest.raises(ConnectionLost, match="in time"):
+        with pytest.raises(TimedOut, match="in time"):
             Client(str(tmp_path / "s"), timeout=0.1)
 
 
@@ -101,33 +85,39 @@ def test_it_finds_papad_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
     assert find() == str(tmp_path / "papad.sock")
 
 
-def test_papactl_prints_the_answer_and_leaves_with_0(papad: Daemon) -> None:
-    assert papactl("--socket", papad.path, "set", "a", "one  two") == (0, "", "")
-    assert papactl("--port", str(papad.port), "get", "a") == (0, "one  two\n", "")
-    assert papactl("list", "values", "a", PAPAD_SOCKET=papad.path) == (0, "a one  two\n", "")
+def test_options_go_where_the_command_takes_them(papad: Daemon) -> None:
+    with Client(papad.path) as client:
+        answer = client.command("make", "process", "x", "/bin/echo", "A=B", "", "two\nlines", options={"env.A": " =\n"})
+        assert answer.startswith("x pid=")
+        (process,) = client.describe("processes", "x")
+        assert (process["args"], process["env"]) == (["/bin/echo", "A=B", "", "two\nlines"], {"A": " =\n"})
+        assert client.command("make", "process", "y", ("shell", "1"), "exit 3").startswith("y pid=")
+        assert client.describe("processes", "y")[0]["shell"] is True
+        client.command("remove", "processes")
 
 
-def test_papactl_leaves_with_1_when_papad_answers_an_error(papad: Daemon) -> None:
-    status, out, err = papactl("--socket", papad.path, "remove", "sockets", "nothing")
-    assert (status, out, err) == (1, "", "papactl: nothing not found\n")
+def test_plain_words_are_as_typed(papad: Daemon) -> None:
+    with Client(papad.path) as client:
+        assert "backlog=7" in client.plain("make", "socket", "s", "backlog=7")
+        client.plain("set", "v", "", "a\nb", "c")
+        assert client.command("get", "v") == "a b c"
+        client.plain("remove", "sockets")
 
 
-@pytest.mark.parametrize("args", [(), ("--nonsense",), ("--port", "x", "get", "a"), ("watch", "processes")])
-def test_papactl_leaves_with_2_for_a_wrong_command_line(args: tuple[str, ...]) -> None:
-    status, out, err = papactl(*args)
-    assert (status, out) == (2, "")
-    assert "papactl: error: " in err
+def test_no_command_is_an_error_before_anything_is_sent(papad: Daemon) -> None:
+    with Client(papad.path) as client:
+        for call in (client.command, client.plain):
+            for words in ((), ("",)):
+                with pytest.raises(Error, match="no command"):
+                    call(*words)
+        assert client.command("list", "sockets") == ""
 
 
-def test_papactl_leaves_with_3_when_nobody_answers(tmp_path: Path) -> None:
-    status, out, err = papactl("--socket", str(tmp_path / "nothing"), "get", "a")
-    assert (status, out) == (3, "")
-    assert "nobody answers at" in err
+def test_the_address_may_be_a_function_that_connects(papad: Daemon) -> None:
+    def connected() -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(papad.path)
+        return sock
 
-
-def test_papactl_never_waits_for_what_cannot_come(papad: Daemon) -> None:
-    """An empty word has no answer of its own; a process that is watched has one without end."""
-    for words in (("",), ("make", "process", "x", "watch=1", "/bin/true")):
-        status, _, err = papactl("--socket", papad.path, *words)
-        assert status in (0, 1, 2)
-        assert "in time" not in err
+    with no_new_fds(), Client(connected) as client:
+        assert client.describe("server")[0]["pid"] == papad.popen.pid

@@ -185,7 +185,9 @@ def test_describe_tells_all_about_processes_and_the_server(papad: Daemon) -> Non
     assert (facts["code"], facts["memory"], facts["running"]) == (-15, None, False)
 
 
-texts = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20) | st.binary(max_size=8).map(os.fsdecode)
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20) | st.binary(
+    max_size=8
+).map(os.fsdecode)
 words = texts.filter(lambda text: "\0" not in text)
 
 

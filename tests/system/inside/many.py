@@ -1,4 +1,7 @@
-"""Makes many processes, kills papad several times, and measures until it answers again: CAPTURED UNCAPTURED TIMES. Prints one JSON object."""
+"""Makes many processes, kills papad several times, and measures until it answers again: CAPTURED UNCAPTURED TIMES.
+
+Prints one JSON object.
+"""
 
 import json
 import os

@@ -1,0 +1,109 @@
+"""Watching processes, for asyncio. What is handed out after a restart of papad is decided in papad.watcher, for both clients."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from papad import requests
+from papad.aio.connection import Connection
+from papad.errors import ConnectionLost, Error, TimedOut
+from papad.watcher import WatchBatch, Watched
+
+if TYPE_CHECKING:
+    from papad.aio.papa import Papa
+
+
+class Watcher:
+    """A watch, over a connection of its own: `read` it, or iterate over its batches; an async context manager."""
+
+    def __init__(self, papa_object: Papa, patterns: tuple[object, ...]) -> None:
+        self.papa_object = papa_object
+        self.connection: Connection | None = None
+        self._watched = Watched(patterns)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __bool__(self) -> bool:
+        return self.connection is not None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> WatchBatch:
+        batch = await self.read()
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
+
+    @property
+    def exit_code(self) -> dict[str, int]:
+        """Name to exit code of the processes whose end was read."""
+        return self._watched.exit_code
+
+    async def read(self) -> WatchBatch | None:
+        """Acknowledge the batch before, wait for the next, and return it. None when nothing is left to watch."""
+        self.acknowledge()
+        while self.connection is not None:
+            try:
+                batch = self._watched.take(await self.connection.batch())
+            except TimedOut:
+                raise
+            except ConnectionLost:
+                await self._watch_again()
+                continue
+            if batch is None:
+                self._end()
+            return batch
+        return None
+
+    def acknowledge(self) -> None:
+        """Tell papad that the last batch has arrived, so that it drops it."""
+        if self._watched.unacknowledged and self.connection is not None:
+            self._watched.unacknowledged = False
+            self.connection.send(b"\n")
+
+    async def close(self, *, acknowledge: bool = True) -> None:
+        """End the watch. The last batch is acknowledged, unless it shall come again to the next watcher."""
+        if self.connection is not None:
+            if acknowledge:
+                self.acknowledge()
+            await self.connection.drain()
+            self.connection = None
+
+    def _end(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    async def begin(self, line: bytes) -> None:
+        """Begin to watch, over a new connection. Raises Error, and ConnectionLost if papad is just being restarted."""
+        connection = await self.papa_object.another()
+        try:
+            await connection.begin_watch(line)
+        except BaseException:
+            connection.close()
+            raise
+        self.connection = connection
+
+    async def _watch_again(self) -> None:
+        """papad has been restarted: go on over a new connection. At the end of the watch there is none."""
+        self._end()
+        before = None
+        while patterns := self._watched.left(await self.papa_object.list_processes()):
+            try:
+                await self.begin(requests.watch_processes(*patterns))
+                self._watched.again = True
+                return
+            except ConnectionLost:
+                pass
+            except Error:
+                if patterns == before:
+                    return  # wildcards that match nothing any more
+            before = patterns

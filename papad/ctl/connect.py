@@ -1,0 +1,157 @@
+"""Finding papad and talking to it, for one command or for many."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from papad.client import DEFAULT_PORT, Client, find
+from papad.client import describe as for_people
+from papad.ctl.parser import Call, Usage
+from papad.errors import ConnectionLost, Error, Refused, Unreachable
+
+ONLY_HOST = "PAPACTL_ONLY_HOST"
+"""In the environment of the papactl that serves one of several hosts: which one."""
+_SSH_WAIT = 300.0  # seconds for ssh to connect, somebody's typing of a password included
+
+if TYPE_CHECKING:
+    import socket
+
+    from papad.ctl.tunnel import Tunnel
+
+
+class CannotConnect(Exception):
+    """There is no talking to papad. `hint` says what to do; it may have several lines."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Session:
+    """Where papad is, and the connection to it, made at its first use and again when it was lost."""
+
+    def __init__(self, socket: str | None = None, port: str | None = None, host: str | None = None) -> None:
+        if socket and port:
+            raise Usage("--socket or --port, not both")
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise Usage(f"--port must be a number from 1 to 65535, not {port!r}")
+        self.host = host
+        self.address: str | int
+        self.given = socket is not None or port is not None
+        given = os.path.abspath(socket) if socket and not host else socket
+        self.address, self.origin = (given or int(port or 0), "") if self.given else ("", "") if host else _found()
+        self._tunnel: Tunnel | None = None
+        self._client: Client | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.drop()
+        if self._tunnel is not None:
+            self._tunnel.close()
+
+    @property
+    def where(self) -> str:
+        """The server's place, for people."""
+        place = for_people(self.address) if self.address else "the papad"
+        if self.host:
+            return f"{place} of {self.host}"
+        return place + (f" ({self.origin})" if self.origin else "")
+
+    def client(self) -> Client:
+        """The connection. Raises CannotConnect."""
+        if self._client is None:
+            self._client = self.connect()
+        return self._client
+
+    def connect(self) -> Client:
+        """A connection that is the caller's. Raises CannotConnect."""
+        try:
+            if not self.host:
+                return Client(self.address)
+            client = Client(self._dial(), _SSH_WAIT)
+            client.timeout = 30.0
+            return client
+        except Refused as error:
+            raise CannotConnect(f"no permission to talk to papad at {self.where}", self._hint(error)) from None
+        except Unreachable as error:
+            raise CannotConnect(
+                f"cannot connect to papad at {self.where}: {_reason(error)}", self._hint(error)
+            ) from None
+        except ConnectionLost:
+            if self.host:
+                message = f"cannot talk to {self.where}: the connection ended before papad said anything"
+                raise CannotConnect(message, f"Does this work: ssh {self.host} papactl status") from None
+            raise CannotConnect(f"{self.where} does not answer as papad does; is something else there?") from None
+        except Error as error:
+            raise CannotConnect(f"papad at {self.where} refuses: {error}") from None
+
+    def drop(self) -> None:
+        """Close the connection; the next use makes another."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def keep(self) -> None:
+        """The connection is somebody else's from now on, who closes it."""
+        self._client = None
+
+    def revive(self) -> None:
+        """Forget a connection that is of no more use."""
+        if self._client is not None and not self._client.fresh:
+            self.drop()
+
+    def _dial(self) -> Callable[[], socket.socket]:
+        from papad.ctl.tunnel import Tunnel
+
+        if self._tunnel is None:
+            self._tunnel = Tunnel(self.host or "", self.address if self.given else None)
+        return self._tunnel.connect
+
+    def _hint(self, error: Unreachable) -> str:
+        if self.host:
+            return f"Does this work: ssh {self.host} papactl status"
+        if isinstance(error, Refused):
+            return (
+                "It lets in root and the members of the group papad: sudo adduser $USER papad, and log in again.\n"
+                "Or have one of your own: systemctl --user enable --now papad.socket"
+            )
+        if self.given:
+            return "Without --socket and --port, papactl looks for it by itself"
+        if self.origin == "$PAPAD_SOCKET":
+            return "Unset PAPAD_SOCKET to have papactl look for it"
+        tried = ["Looked for it at: $PAPAD_SOCKET, which is not set"]
+        tried += [f"    {path}, {'this one' if path == self.address else 'not there'}" for path in _paths()]
+        tried += [f"    127.0.0.1:{DEFAULT_PORT}, where nobody listens"] if self.address == DEFAULT_PORT else []
+        return "\n".join([*tried, "To start it: sudo systemctl enable --now papad.socket"])
+
+
+def session_of(call: Call) -> Session:
+    """The session that the options of a command line ask for."""
+    only = os.environ.pop(ONLY_HOST, None)  # for this process alone, not for those that it starts
+    hosts = [only] if only else call.texts("host")
+    return Session(call.text("socket"), call.text("port"), hosts[0] if hosts else None)
+
+
+def _found() -> tuple[str | int, str]:
+    address = find()
+    if os.environ.get("PAPAD_SOCKET"):
+        return address, "$PAPAD_SOCKET"
+    if address == DEFAULT_PORT:
+        return address, "the default"
+    return address, "the system's" if str(address) == _paths()[-1] else "your own"
+
+
+def _paths() -> list[str]:
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return [f"{runtime}/papad.sock"] * bool(runtime) + ["/run/papad/papad.sock"]
+
+
+def _reason(error: Unreachable) -> str:
+    return str(error).rpartition(": ")[2]

@@ -1,0 +1,57 @@
+"""`papactl help`, and --help."""
+
+from __future__ import annotations
+
+import sys
+
+from papad.ctl.declared import COMMANDS, COMMON
+from papad.ctl.parser import Call, Usage, find, help_text, option_lines, summaries
+
+STATUSES = (
+    (0, "done"),
+    (1, "papad answered an error"),
+    (2, "the command line is wrong"),
+    (3, "papad cannot be reached"),
+    (130, "interrupted, with Ctrl-C"),
+)
+
+
+def run(call: Call, session: object = None) -> int:
+    """Show the commands, or one of them."""
+    sys.stdout.write(about(call.words))
+    return 0
+
+
+def about(words: list[str]) -> str:
+    """All about the command that these words begin, or about all. Raises Usage."""
+    if not words:
+        return overview()
+    command = find(words[:2], COMMANDS)
+    group = [each for each in COMMANDS if each.words[0] == words[0] or each.words[0].startswith(words[0])]
+    found = [command] if command else [each for each in group if not each.hidden]
+    if not found:
+        raise Usage(f"no such command: {words[0]!r}")
+    return "\n".join(map(help_text, found))
+
+
+def overview() -> str:
+    """The commands and the options common to all."""
+    pairs = list(option_lines(COMMON))
+    width = max(len(left) for left, _ in pairs)
+    return "\n".join(
+        [
+            "papactl [OPTION...] COMMAND [ARGUMENT...]",
+            "",
+            "Talk to papad, which holds sockets, values and processes over its own restart.",
+            "",
+            "Commands:",
+            *summaries(COMMANDS),
+            "",
+            "Options:",
+            *(f"  {left:{width}}  {right}" for left, right in pairs),
+            "",
+            "Commands may be abbreviated: papactl l p. papactl help COMMAND tells more about one.",
+            "Exit status: " + ", ".join(f"{status} {meaning}" for status, meaning in STATUSES) + ".",
+            "",
+        ]
+    )

@@ -1,0 +1,342 @@
+"""The command line of papactl: what a command and an option are, and how words become a call.
+
+declared.py says which there are; parsing, help, completion and the manual page all derive from it.
+
+Options may stand before the command, after it and between its words; `--` ends them. Both words of a command may be
+abbreviated as long as one command only is meant. What follows the name in `make process` is options, `name=value` words, and from
+the first other word on, the command to run: so that its own options are not taken for ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Usage(Exception):
+    """The command line is wrong. `hint` says what to do instead; it may have several lines."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Option(NamedTuple):
+    """One option: a flag where `metavar` is empty."""
+
+    long: str
+    help: str
+    short: str = ""
+    metavar: str = ""
+    repeat: bool = False
+    choices: tuple[str, ...] = ()
+    optional: str | None = (
+        None  # the value where none is given; it then must be a number or `all` if it is a word apart
+    )
+    protocol: str = ""  # the option of the protocol that it stands for; `env.` begins one
+    completes: str = ""  # sockets, processes, values, files: where to find values
+
+    @property
+    def key(self) -> str:
+        return self.long.replace("-", "_")
+
+
+class Command(NamedTuple):
+    """One command: `run` names the module below papad.ctl and the function in it."""
+
+    words: tuple[str, ...]
+    run: str
+    usage: str
+    summary: str
+    help: str = ""
+    options: tuple[Option, ...] = ()
+    least: int = 0
+    most: int | None = 0
+    missing: str = ""  # what to say when there are fewer than `least` words
+    example: str = ""
+    pairs: bool = False  # takes `name=value` words after its first word
+    tail: bool = False  # from its second word on, words are taken as they are
+    completes: str = ""
+    hidden: bool = False
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.words)
+
+
+class Call(NamedTuple):
+    """A command line, understood."""
+
+    command: Command
+    options: dict[str, str | list[str]]
+    words: list[str]
+    pairs: list[tuple[str, str]]
+
+    def text(self, key: str) -> str | None:
+        """The value of an option that takes one, or None."""
+        value = self.options.get(key)
+        return value if isinstance(value, str) else None
+
+    def texts(self, key: str) -> list[str]:
+        """The values of an option that may be repeated."""
+        value = self.options.get(key, [])
+        return value if isinstance(value, list) else [value]
+
+    def flag(self, key: str) -> bool:
+        return key in self.options
+
+
+def parse(argv: list[str], commands: tuple[Command, ...], common: tuple[Option, ...]) -> Call:
+    """Understand a command line without the program's name. Raises Usage.
+
+    `--version` and `--help` are answered by the caller; a command that is missing is no error beside them.
+    """
+    return _Parse(list(argv), commands, common).call()
+
+
+class _Parse:
+    def __init__(self, argv: list[str], commands: tuple[Command, ...], common: tuple[Option, ...]) -> None:
+        self.argv = argv
+        self.commands = commands
+        self.common = common
+        self.typed: list[str] = []
+        self.command: Command | None = None
+        self.options: dict[str, str | list[str]] = {}
+        self.words: list[str] = []
+        self.pairs: list[tuple[str, str]] = []
+
+    def call(self) -> Call:
+        while self.argv:
+            word = self.argv.pop(0)
+            if word == "--":
+                self._take_rest()
+            elif len(word) > 1 and word[0] == "-":
+                self._option(word)
+            else:
+                self._word(word)
+        if self.command is None:
+            self.command = self._unfinished()
+        if "help" not in self.options:
+            self._check()
+        return Call(self.command, self.options, self.words, self.pairs)
+
+    def _take_rest(self) -> None:
+        while self.argv and self.command is None:
+            self._word(self.argv.pop(0))
+        self.words += self.argv
+        self.argv.clear()
+
+    def _word(self, word: str) -> None:
+        if self.command is None:
+            self.typed.append(word)
+            self.command = find(self.typed, self.commands)
+            return
+        if self.command.pairs and self.words and "=" in word:
+            name, _, value = word.partition("=")
+            self.pairs.append((name, value))
+            return
+        self.words.append(word)
+        if self.command.tail and len(self.words) > 1:
+            self._take_rest()
+
+    def _option(self, word: str) -> None:
+        known = (*(self.command.options if self.command else ()), *self.common)
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            self._long(_long(name, word, known, self._hint()), value if equals else None)
+            return
+        letters = word[1:]
+        while letters:
+            option = next((each for each in known if each.short == letters[0]), None)
+            if option is None:
+                raise Usage(f"unknown option -{letters[0]}", self._hint())
+            letters = letters[1:]
+            if option.metavar:
+                self._set(option, self._argument(option, letters or None, f"-{option.short}"))
+                return
+            self._set(option, "1")
+
+    def _long(self, option: Option, value: str | None) -> None:
+        if option.metavar:
+            self._set(option, self._argument(option, value, f"--{option.long}"))
+        elif value is not None:
+            raise Usage(f"--{option.long} takes no value")
+        else:
+            self._set(option, "1")
+
+    def _argument(self, option: Option, value: str | None, typed: str) -> str:
+        following = self.argv[0] if self.argv else None
+        if value is not None:
+            return value
+        if option.optional is not None:
+            if following is not None and (following.isdecimal() or following == "all"):
+                return self.argv.pop(0)
+            return option.optional
+        if following is None:
+            raise Usage(f"{typed} needs a value: {typed} {option.metavar}")
+        return self.argv.pop(0)
+
+    def _set(self, option: Option, value: str) -> None:
+        if option.choices and value not in option.choices:
+            raise Usage(f"--{option.long} must be one of: {', '.join(option.choices)}; not {value!r}")
+        if option.protocol:
+            self._set_pair(option, value)
+        elif option.repeat:
+            previous = self.options.setdefault(option.key, [])
+            assert isinstance(previous, list)
+            previous.append(value)
+        else:
+            self.options[option.key] = value
+
+    def _set_pair(self, option: Option, value: str) -> None:
+        if not option.protocol.endswith("."):
+            self.pairs.append((option.protocol, value))
+            return
+        name, equals, value = value.partition("=")
+        if not (name and equals):
+            raise Usage(f"--{option.long} needs a name and a value: --{option.long} {option.metavar}")
+        self.pairs.append((option.protocol + name, value))
+
+    def _hint(self) -> str:
+        if self.command is None:
+            return "Options of a command come after it. papactl help lists the commands"
+        return f"papactl help {self.command.name} lists its options; words that begin with - come after --"
+
+    def _unfinished(self) -> Command:
+        if "help" in self.options or "version" in self.options:
+            return find(["help"], self.commands) or self.commands[0]
+        if not self.typed:
+            raise Usage("no command", "\n".join(["Commands:", *summaries(self.commands)]))
+        choices = [each for each in self.commands if each.words[0] == self.typed[0] or _begins(each, self.typed[0])]
+        group = choices[0].words[0]
+        seconds = _either(list(dict.fromkeys(each.words[1] for each in choices)))
+        raise Usage(f"{group} what? {seconds}", "\n".join(f"    papactl {each.usage}" for each in choices))
+
+    def _check(self) -> None:
+        command = self.command
+        assert command is not None
+        if len(self.words) < command.least:
+            text = command.missing.format(*(self.words or ["NAME"]))
+            raise Usage(text, f"Try: papactl {command.example}" if command.example else f"papactl {command.usage}")
+        if command.most is not None and len(self.words) > command.most:
+            extra = self.words[command.most]
+            raise Usage(f"{command.name}: one word too many: {extra!r}", f"papactl {command.usage}")
+
+
+def _begins(command: Command, typed: str) -> bool:
+    return command.words[0].startswith(typed) and not command.hidden
+
+
+def find(typed: list[str], commands: tuple[Command, ...]) -> Command | None:
+    """The command that these words, perhaps abbreviated, name; None where its second word is still to come.
+
+    Raises Usage where there is none, or more than one.
+    """
+    first = _one(typed[0], list(dict.fromkeys(each.words[0] for each in commands)), commands)
+    group = [each for each in commands if each.words[0] == first]
+    if len(group[0].words) == 1:
+        return group[0]
+    if len(typed) == 1:
+        return None
+    choices = [each.words[1] for each in group]
+    word = typed[1]
+    found = [each for each in choices if each == word] or [each for each in choices if _means(word, each)]
+    if len(found) > 1:
+        raise Usage(f"{first} {word}: {_either(found)}?")
+    if not found:
+        raise Usage(f"cannot {first} {word!r}; {first} what? {_either(choices)}", _instead(f"{first} {word}"))
+    return next(each for each in group if each.words[1] == found[0])
+
+
+def _means(word: str, choice: str) -> bool:
+    """Whether `word` is short for `choice`, or its singular or plural."""
+    return bool(word) and (choice.startswith(word) or word in (choice + "s", choice + "es"))
+
+
+def _one(word: str, choices: list[str], commands: tuple[Command, ...]) -> str:
+    if word in choices:
+        return word
+    hidden = {each.words[0] for each in commands if each.hidden}
+    found = [each for each in choices if word and each.startswith(word) and each not in hidden]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Usage(f"{word}: {_either(found)}?")
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, [each for each in choices if each not in hidden], 1, 0.6)
+    hint = _instead(word) or (f"Did you mean: papactl {near[0]}" if near else "papactl help lists the commands")
+    raise Usage(f"unknown command {word!r}", hint)
+
+
+def _either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+_STOPPING = "papad never stops or signals a process. papactl list processes shows its pid; kill does the rest"
+_INSTEAD = {
+    "start": "Did you mean: papactl make process NAME -- COMMAND\nor, to start papad itself: systemctl start papad.socket",
+    "run": "Did you mean: papactl make process NAME -- COMMAND",
+    "stop": _STOPPING,
+    "kill": _STOPPING,
+    "restart": _STOPPING,
+    "ps": "Did you mean: papactl status",
+    "ls": "Did you mean: papactl status",
+    "log": "Did you mean: papactl output",
+    "logs": "Did you mean: papactl output",
+    "tail": "Did you mean: papactl output -f",
+    "show": "Did you mean: papactl describe",
+    "rm": "Did you mean: papactl remove",
+    "delete": "Did you mean: papactl remove",
+    "quit": "It ends by itself; only papactl shell has a quit",
+    "make value": "Did you mean: papactl set NAME VALUE",
+    "make values": "Did you mean: papactl set NAME VALUE",
+}
+
+
+def _instead(typed: str) -> str:
+    return _INSTEAD.get(typed, "")
+
+
+def _long(name: str, typed: str, known: tuple[Option, ...], hint: str) -> Option:
+    exact = [each for each in known if each.long == name]
+    if exact:
+        return exact[0]  # the command's own where a common one is called the same
+    found = sorted({each.long for each in known if name and each.long.startswith(name)})
+    if len(found) == 1:
+        return next(each for each in known if each.long == found[0])
+    if found:
+        raise Usage(f"{typed}: {_either([f'--{each}' for each in found])}?")
+    raise Usage(f"unknown option {typed.partition('=')[0]}", hint)
+
+
+def summaries(commands: tuple[Command, ...]) -> list[str]:
+    """One line for each command."""
+    shown = [each for each in commands if not each.hidden]
+    width = max(len(each.name) for each in shown)
+    return [f"    {each.name:{width}}  {each.summary}" for each in shown]
+
+
+def option_lines(options: tuple[Option, ...]) -> Iterator[tuple[str, str]]:
+    """Each option as it is typed, and what it does."""
+    for option in options:
+        value = option.metavar if option.optional is None else f"[{option.metavar}]"
+        long = f"--{option.long}" + (
+            f"[={option.metavar}]" if option.optional is not None else f" {value}" if value else ""
+        )
+        yield (f"-{option.short}, {long}" if option.short else f"    {long}"), option.help
+
+
+def help_text(command: Command) -> str:
+    """All about one command."""
+    lines = [f"papactl {command.usage}", "", command.summary + "."]
+    if command.help:
+        lines += ["", command.help]
+    if command.options:
+        lines += ["", "Options:"]
+        pairs = list(option_lines(command.options))
+        width = min(28, max(len(left) for left, _ in pairs))
+        lines += [f"  {left:{width}}  {right}" for left, right in pairs]
+    if command.example:
+        lines += ["", f"Example: papactl {command.example}"]
+    return "\n".join(lines) + "\n"

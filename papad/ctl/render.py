@@ -1,0 +1,108 @@
+"""How things look: tables, colour, the pager, and bytes that could harm a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+RED, GREEN, DIM, BOLD, PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
+
+_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\udc80-\udcff]")
+
+
+def safe(data: bytes) -> str:
+    r"""Text that a terminal shows and does not obey: control characters, and bytes that are not UTF-8, as `\x1b`."""
+    return safe_text(data.decode("utf-8", "surrogateescape"))
+
+
+def safe_text(text: str) -> str:
+    """The same for text."""
+    return text if text.isprintable() else _UNSAFE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def on_terminal() -> bool:
+    """Whether a person sees what we print."""
+    return sys.stdout.isatty()
+
+
+def colourful() -> bool:
+    """Whether to colour: on a terminal, unless NO_COLOR or TERM=dumb forbids."""
+    return on_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, colour: str) -> str:
+    """The text in that colour, where there is any."""
+    return f"{colour}{text}{PLAIN}" if colour and colourful() else text
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows below their heads, columns aligned; numbers to the right. Columns without any content are left out."""
+    shown = [n for n in range(len(heads)) if any(row[n] for row in rows)]
+    widths = {n: max(len(heads[n]), *(len(row[n]) for row in rows)) for n in shown}
+    right = {n for n in shown if all(re.fullmatch(r"-?[\d.]+( ?[kMGT]?B?)|", row[n]) for row in rows)}
+    lines = []
+    for number, row in enumerate([heads, *rows]):
+        cells = [row[n].rjust(widths[n]) if n in right else row[n].ljust(widths[n]) for n in shown]
+        line = "  ".join(cells).rstrip()
+        lines.append(line if number else paint(line, BOLD))
+    return lines
+
+
+def size(count: int | None) -> str:
+    """A number of bytes for people."""
+    if count is None:
+        return ""
+    amount = float(count)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 99.5 else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+@contextmanager
+def output_stream(*, pager: bool) -> Iterator[BinaryIO]:
+    """Where to write: a pager if there is a terminal to show it on, otherwise standard output."""
+    command = _pager() if pager and on_terminal() else ""
+    if not command:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    import signal
+    import subprocess
+
+    environment = {**os.environ, "LESS": os.environ.get("PAPAD_LESS", "FRSXMK"), "LESSCHARSET": "utf-8"}
+    sys.stdout.flush()
+    process = subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, env=environment)
+    assert process.stdin is not None
+    try:
+        yield process.stdin  # type: ignore[misc]
+        process.stdin.close()
+    except BrokenPipeError:
+        pass  # the pager was left before the end
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pager's business as long as it runs
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        process.wait()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _pager() -> str:
+    for name in ("PAPAD_PAGER", "PAGER"):
+        if name in os.environ:
+            return "" if os.environ[name] in ("", "cat") else os.environ[name]
+    from shutil import which
+
+    return "less" if which("less") else ""

@@ -1,0 +1,87 @@
+"""`papactl shell`: commands at a prompt, on one connection. It replaces telnet."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from papad.ctl.completion import complete
+from papad.ctl.connect import Session
+from papad.ctl.parser import Call
+
+_PROMPT = "papad> "
+_HISTORY = 1000  # lines
+
+
+def run(call: Call, session: Session, interpret: Callable[[list[str], Session], int]) -> int:
+    """Read and obey lines until the end; its exit status is 0 at a terminal, otherwise the last that was not 0."""
+    session.client()
+    interactive = sys.stdin.isatty()
+    history = _set_up_readline(session) if interactive else None
+    failed = 0
+    try:
+        while (words := _next_words(interactive)) != ["quit"]:
+            if words:
+                failed = interpret(words, session) or failed
+                session.revive()
+    finally:
+        if history is not None:
+            _save(history)
+    return 0 if interactive else failed
+
+
+def _next_words(interactive: bool) -> list[str]:
+    """The words of the next line, none for one that cannot be understood; `quit` at the end."""
+    try:
+        line = input(_PROMPT) if interactive else sys.stdin.readline()
+    except EOFError:
+        print()
+        return ["quit"]
+    except KeyboardInterrupt:
+        print()
+        return []
+    if not interactive and not line:
+        return ["quit"]
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        sys.stderr.write(f"papactl: {error}\n")
+        return []
+    return ["quit"] if words in (["exit"], ["q"]) else words
+
+
+def _set_up_readline(session: Session) -> Path | None:
+    """History and completion; returns where the history is kept."""
+    try:
+        import readline
+    except ImportError:
+        return None
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    history = Path(state, "papad", "history")
+    with suppress(OSError):
+        readline.read_history_file(history)
+    readline.set_history_length(_HISTORY)
+    readline.set_completer_delims(" ")
+    found: list[str] = []
+
+    def completer(text: str, number: int) -> str | None:
+        if number == 0:
+            before = readline.get_line_buffer()[: readline.get_begidx()].split()
+            found[:] = complete([*before, text], lambda: session)
+        return found[number] + " " if number < len(found) else None
+
+    readline.set_completer(completer)
+    readline.parse_and_bind("tab: complete")
+    return history
+
+
+def _save(history: Path) -> None:
+    import readline
+
+    with suppress(OSError):  # there may be no place for it
+        history.parent.mkdir(parents=True, exist_ok=True)
+        readline.write_history_file(history)

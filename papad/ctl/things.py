@@ -1,0 +1,219 @@
+"""The commands about sockets, processes and values, and the screen that shows them all."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from papad.ctl.connect import Session
+from papad.ctl.parser import Call, Usage
+from papad.ctl.render import DIM, GREEN, RED, on_terminal, output_stream, paint, safe_text, size, table
+from papad.ctl.times import span, stamp
+from papad.errors import Error
+
+
+def listing(call: Call, session: Session) -> int:
+    """`list`: the lines of the protocol, or with --json what `describe` knows."""
+    kind = call.command.words[1]
+    if call.flag("json"):
+        return _print_json(session.client().describe(kind, *call.words))
+    return _print(call, session.client().command("list", kind, *call.words))
+
+
+def make_socket(call: Call, session: Session) -> int:
+    """`make socket`."""
+    name = call.words[0]
+    answer = session.client().command("make", "socket", name, options=dict(call.pairs))
+    return _print_json(session.client().describe("sockets", name)) if call.flag("json") else _print(call, answer)
+
+
+def make_process(call: Call, session: Session) -> int:
+    """`make process`, and `--watch` after it."""
+    name, *command = call.words
+    pairs = [(key, value) for key, value in call.pairs if key != "watch"]
+    listen = ",".join(call.texts("listen"))
+    if listen:
+        pairs.append(("listen", listen))
+    try:
+        answer = session.client().command("make", "process", name, *command, options=dict(pairs))
+    except Error as error:
+        raise _with_advice(error, call) from None
+    if call.flag("json"):
+        _print_json(session.client().describe("processes", name))
+    else:
+        _print(call, answer)
+    if call.flag("watch") or ("watch", "1") in call.pairs:
+        from papad.ctl.watch import watch
+
+        return watch(session, [name])
+    return 0
+
+
+def _with_advice(error: Error, call: Call) -> Error:
+    """Say how to give an environment variable to whoever wrote it as a shell would have it."""
+    for name, value in call.pairs:
+        if name.isupper() and "." not in name and name in str(error):
+            return Error(f"{error}\nA variable of the environment is given like this: --env {name}={value}")
+    return error
+
+
+def remove(call: Call, session: Session) -> int:
+    """`remove`; a bare `*` is all there is."""
+    session.client().command("remove", call.command.words[1], *call.words)
+    return 0
+
+
+def set_value(call: Call, session: Session) -> int:
+    """`set`."""
+    session.client().command("set", *call.words)
+    return 0
+
+
+def get_value(call: Call, session: Session) -> int:
+    """`get`: the value and a newline, nothing where there is none."""
+    if call.flag("json"):
+        return _print_json(session.client().describe("values", call.words[0]))
+    return _print(call, session.client().command("get", call.words[0]))
+
+
+def exit_if_idle(call: Call, session: Session) -> int:
+    """`exit-if-idle`; a papad that has something to do is an error."""
+    answer = session.client().command("exit-if-idle")
+    session.drop()
+    if answer.startswith("not"):
+        raise Error(f"{answer}: it holds something; papactl status shows what")
+    return _print(call, answer)
+
+
+def describe(call: Call, session: Session) -> int:
+    """`describe`: blocks of `key: value`, as systemctl shows them, or JSON."""
+    kind = call.command.words[1]
+    found = session.client().describe(kind, *call.words)
+    if call.flag("json"):
+        return _print_json(found)
+    lines = []
+    for item in found:
+        width = max(map(len, item))
+        lines += [f"{key.rjust(width)}: {_readable(key, value)}" for key, value in item.items()] + [""]
+    with output_stream(pager=not call.flag("no_pager")) as stream:
+        stream.write("".join(line + "\n" for line in lines[:-1]).encode("utf-8", "surrogateescape"))
+    return 0
+
+
+def _readable(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if key in ("started", "ended") and isinstance(value, float):
+        return f"{stamp(value, 'short-iso', False)} ({span(time.time() - value)} ago)"
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        from shlex import join
+
+        return safe_text(join(value))
+    if isinstance(value, dict):
+        return safe_text(" ".join(f"{name}={each}" for name, each in value.items())) or "-"
+    return safe_text(value) if isinstance(value, str) else str(value)
+
+
+def status(call: Call, session: Session) -> int:
+    """`status`: everything on one screen."""
+    client = session.client()
+    server = client.describe("server")[0]
+    sockets = client.describe("sockets")
+    processes = client.describe("processes", *call.words)
+    if call.flag("json"):
+        return _print_json([{"server": server, "sockets": sockets, "processes": processes}])
+    lines = _server_lines(server, session)
+    if sockets and not call.words:
+        heads = ("SOCKET", "ADDRESS", "FILENO", "BACKLOG", "WAITING")
+        lines += ["", *table(heads, [_socket_row(each) for each in sockets])]
+    if processes:
+        lines += ["", *_process_lines(processes)]
+    elif call.words:
+        raise Error(f"no process is called {' or '.join(call.words)}; papactl list processes shows them all")
+    with output_stream(pager=not call.flag("no_pager")) as stream:
+        stream.write("".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape"))
+    return 0
+
+
+def _server_lines(server: dict[str, Any], session: Session) -> list[str]:
+    restarts = server["starts"] - 1
+    survived = f", {_count(restarts, 'restart')} survived" if restarts > 0 else ""
+    nursery = f", nursery {server['nursery']}" if server["nursery"] else ""
+    held = ", ".join(
+        (
+            _count(server["sockets"], "socket"),
+            f"{_count(server['processes'], 'process')} ({server['running']} running)",
+            _count(server["values"], "value"),
+            _count(server["connections"], "connection"),
+        )
+    )
+    lines = [
+        f"{paint('●', GREEN)} papad {server['version']} at {session.where}",
+        f"    pid {server['pid']}{nursery}; up {span(server['uptime'])}{survived}",
+        f"    {held}",
+    ]
+    if not server["managed"]:
+        lines.append("    no service manager: nothing survives a crash or a restart of this papad")
+    return lines
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word if number == 1 else 'processes' if word == 'process' else word + 's'}"
+
+
+def _socket_row(socket: dict[str, Any]) -> list[str]:
+    address = socket["path"] or f"{socket['host']}:{socket['port']}"
+    if socket["family"] == "inet6":
+        address = f"[{socket['host']}]:{socket['port']}"
+    if socket["type"] != "stream":
+        address += f" {socket['type']}"
+    waiting = "" if socket["waiting"] is None else str(socket["waiting"])
+    fileno = "reuseport" if socket["fileno"] is None else str(socket["fileno"])
+    return [safe_text(socket["name"]), safe_text(address), fileno, str(socket["backlog"] or ""), waiting]
+
+
+def _process_lines(processes: list[dict[str, Any]]) -> list[str]:
+    heads = ("PROCESS", "PID", "STATE", "SINCE", "CPU", "MEMORY", "BUFFERED", "LOST")
+    rows = [_process_row(each) for each in processes]
+    lines = table(heads, rows)
+    for number, process in enumerate(processes, 1):
+        if not process["running"]:
+            lines[number] = paint(lines[number], DIM if process["code"] == 0 else RED)
+    return lines
+
+
+def _process_row(process: dict[str, Any]) -> list[str]:
+    state = "running" if process["running"] else _ended(process["code"])
+    since = process["started"] if process["running"] else process["ended"]
+    ago = span(time.time() - since) + ("" if process["running"] else " ago") if since else ""
+    cpu = "" if process["cpu"] is None else f"{process['cpu']:.1f} s"
+    pid = str(process["pid"] or "")
+    if process["removed"]:
+        state += ", removed"
+    sizes = [size(process[key]) for key in ("memory", "buffered", "lost")]
+    return [safe_text(process["name"]), pid, state, ago, cpu, *sizes]
+
+
+def _ended(code: int | None) -> str:
+    from papad.ctl.lines import exit_text
+
+    return "ended" if code is None else exit_text(code)
+
+
+def _print(call: Call, text: str) -> int:
+    if call.flag("json") and text:
+        raise Usage(f"{call.command.name} has no --json")
+    if text:
+        shown = "\n".join(map(safe_text, text.split("\n"))) if on_terminal() else text
+        with output_stream(pager=call.command.words[0] == "list" and not call.flag("no_pager")) as stream:
+            stream.write(shown.encode("utf-8", "surrogateescape") + b"\n")
+    return 0
+
+
+def _print_json(items: list[dict[str, Any]]) -> int:
+    import json
+    import sys
+
+    for item in items:
+        sys.stdout.write(json.dumps(item) + "\n")
+    return 0

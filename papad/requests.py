@@ -1,0 +1,312 @@
+"""What clients send, and how they understand the answers, without any I/O: one `Request` for each command.
+
+Both clients, the blocking one and that for asyncio, are thin layers over these. Words go out exactly (wire.exact_line), so
+blanks, newlines, quotes and bytes that are not UTF-8 arrive as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from papad import wire
+from papad.errors import Error
+from papad.incoming import Frame
+
+T = TypeVar("T")
+Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+"""What is accepted as a word: text, bytes, paths. Numbers and whatever else str() knows are tolerated."""
+Word = str | tuple[str, str]
+PIPE, STDOUT, DEVNULL = -1, -2, -3
+"""As in subprocess, which takes long to import."""
+
+_FAMILIES = {int(family): family.name[3:].lower() for family in socket.AddressFamily if family}
+_TYPES = {int(kind): kind.name[5:].lower() for kind in socket.SocketKind}
+_SOCKET_KEY = re.compile(r" (family|type|backlog|path|umask|host|port|interface|reuseport|fileno)=")
+_PROCESS = re.compile(
+    r"(?P<name>.*?) pid=(?P<pid>\d+) running=(?P<running>True|False) started=(?P<started>[\d.e+]+)"
+    r"(?: uid=(?P<uid>\S+))?(?: gid=(?P<gid>\S+))?(?: shell=(?P<shell>True))? args=(?P<args>.*)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Request(Generic[T]):
+    """One command: its line, what its answer means, and whether it may be sent again when nobody knows if it was obeyed."""
+
+    line: bytes
+    parse: Callable[[str], T]
+    repeatable: bool = True
+
+
+def text(value: object) -> str:
+    """A word as text; bytes that are not UTF-8 become lone surrogates, as os.fsdecode does it."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def line(words: Iterable[Word]) -> bytes:
+    """The exact line for words and options. Raises Error where there is nothing to send, or no way to."""
+    words = list(words)
+    if not any(words):
+        raise Error("no command")
+    try:
+        return wire.exact_line(words)
+    except UnicodeEncodeError as error:
+        raise Error(f"cannot be sent: {error}") from None
+
+
+def list_sockets(*patterns: object) -> Request[dict[str, dict[str, Any]]]:
+    """Name to options of those that match."""
+    return Request(_about("list", "sockets", patterns), lambda answer: dict(map(_socket_of, _lines(answer))))
+
+
+def make_socket(
+    name: Text,
+    host: Text | None = None,
+    port: int | None = None,
+    family: int | None = None,
+    socket_type: int | None = None,
+    backlog: int | None = None,
+    path: Text | None = None,
+    umask: int | None = None,
+    interface: Text | None = None,
+    reuseport: bool | None = None,
+) -> Request[dict[str, Any]]:
+    """Make a socket, or get the one that is there with the same options."""
+    if not name:
+        raise Error("A socket requires a name")
+    options: dict[str, object] = {"backlog": backlog}
+    if family is not None:
+        options["family"] = _known(_FAMILIES, family, "socket family")
+    if socket_type is not None:
+        options["type"] = _known(_TYPES, socket_type, "socket type")
+    if path:
+        if not text(path).startswith("/") or text(path).endswith("/"):
+            raise Error(f"A socket's path must be absolute and that of a file, not {text(path)!r}")
+        options |= {"path": path, "umask": umask}
+    else:
+        options |= {"host": host, "port": port, "interface": interface, "reuseport": 1 if reuseport else None}
+    words = ["make", "socket", text(name), *_options(options)]
+    return Request(line(words), lambda answer: _socket_of(answer)[1])
+
+
+def remove_sockets(*patterns: object) -> Request[bool]:
+    """Close those that match; none given means all."""
+    return Request(_about("remove", "sockets", patterns), _true, repeatable=False)
+
+
+def list_values(*patterns: object) -> Request[dict[str, str]]:
+    """Name to value of those that match."""
+    return Request(
+        _about("describe", "values", patterns),
+        lambda answer: {each["name"]: each["value"] for each in map(json.loads, _lines(answer))},
+    )
+
+
+def set_value(name: Text, value: object = None) -> Request[None]:
+    """Set a value; none, or an empty one, clears it."""
+    words = ["set", text(name)]
+    if value is not None and text(value):
+        words.append(text(value))
+    return Request(line(words), lambda answer: None)
+
+
+def get_value(name: Text) -> Request[str | None]:
+    """A value, None where there is none."""
+    every = list_values(name)
+    return Request(every.line, lambda answer: every.parse(answer).get(text(name)))
+
+
+def remove_values(*patterns: object) -> Request[bool]:
+    """Clear those that match."""
+    return Request(_about("remove", "values", patterns), _true)
+
+
+def list_processes(*patterns: object) -> Request[dict[str, dict[str, Any]]]:
+    """Name to pid and so on of those that match."""
+    return Request(_about("list", "processes", patterns), lambda answer: dict(map(_process_of, _lines(answer))))
+
+
+def make_process(
+    name: Text,
+    executable: Text | None = None,
+    args: object = None,
+    env: Mapping[Any, Any] | None = None,
+    working_dir: Text | None = None,
+    uid: int | Text | None = None,
+    gid: int | Text | None = None,
+    rlimits: Mapping[str, Any] | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    bufsize: int | str | None = None,
+    watch_immediately: bool | None = None,
+    *,
+    shell: bool | None = None,
+    listen: Iterable[Text] | None = None,
+    journal: bool | None = None,
+) -> Request[dict[str, Any]]:
+    """Start a process, or get the one that is there and was made the same way."""
+    options: dict[str, object] = {"working_dir": working_dir, "uid": uid, "gid": gid, "bufsize": bufsize}
+    options |= {"watch": 1 if watch_immediately else None, "shell": 1 if shell else None}
+    options |= {"journal": 1 if journal else None, "listen": ",".join(map(text, listen)) if listen else None}
+    if bufsize != 0:
+        options["stdout"] = _stream("stdout", stdout, {DEVNULL: "0", PIPE: None})
+        joined = {DEVNULL: "0", STDOUT: "stdout", PIPE: None}
+        options["stderr"] = _stream("stderr", stderr, joined)
+    words: list[Word] = ["make", "process", text(name), *_options(options)]
+    words += [(f"env.{text(key)}", text(value)) for key, value in (env or {}).items()]
+    words += [(f"rlimit.{key.lower()}", text(value)) for key, value in (rlimits or {}).items()]
+    words += [text(executable)] if executable else []
+    words += _arguments(args)
+    return Request(line(words), lambda answer: _process_of(answer)[1])
+
+
+def remove_processes(*patterns: object) -> Request[bool]:
+    """Stop recording those that match; none given means all."""
+    return Request(_about("remove", "processes", patterns), _true, repeatable=False)
+
+
+def watch_processes(*patterns: object) -> bytes:
+    """The line that begins to watch."""
+    return _about("watch", "processes", patterns)
+
+
+def exit_if_idle() -> Request[bool]:
+    """Whether papad leaves now because it holds nothing."""
+    return Request(line(["exit-if-idle"]), lambda answer: answer.startswith("Exiting"), repeatable=False)
+
+
+def describe(kind: str, *patterns: object) -> Request[list[dict[str, Any]]]:
+    """Everything known about sockets, processes, values, or the server."""
+    return Request(_about("describe", kind, patterns), lambda answer: [json.loads(each) for each in _lines(answer)])
+
+
+@dataclass
+class Reading:
+    """What to read of the captured output, and how far it has come, so that it can go on after a restart of papad."""
+
+    patterns: tuple[object, ...] = ()
+    last: int | None = None
+    since: float | None = None
+    until: float | None = None
+    stream: str | None = None
+    after: Mapping[int, int] | None = None
+    follow: bool = False
+    positions: dict[int, int] = field(default_factory=dict)
+    """Process id to the position up to which its output was taken."""
+    begun: bool = False
+
+    def __post_init__(self) -> None:
+        self.positions.update(self.after or {})
+        self._closed: set[int] = set()
+
+    @property
+    def atomic(self) -> bool:
+        """Whether it has to be read in one go: the newest records of all cannot be continued after a restart."""
+        return self.last is not None and not self.follow
+
+    @property
+    def inquiry(self) -> Request[list[dict[str, Any]]] | None:
+        """What `locate` must be told before a line is sent, if anything.
+
+        At the beginning with `last`, to tell later what is old from what is new; and to go on, to forget processes that are gone.
+        """
+        needed = self.begun or (self.follow and self.last is not None)
+        return describe("processes", *self.patterns) if needed else None
+
+    def locate(self, described: Iterable[Mapping[str, Any]]) -> None:
+        """Take note of which processes there are."""
+        captured = {each["id"]: each["captured"] for each in described}
+        if self.begun:
+            self.positions = {id: position for id, position in self.positions.items() if id in captured}
+            self._closed &= self.positions.keys()
+        else:
+            self._start = {id: at for id, at in captured.items() if id not in self.positions}
+
+    def line(self) -> bytes:
+        """The command that reads it, or the rest of it."""
+        last = None if self.begun else self.last
+        options = {"last": last, "since": self.since, "until": self.until, "stream": self.stream}
+        words: list[Word] = ["output", *_options(options | {"follow": 1 if self.follow else None})]
+        words += [(f"after.{id}", str(position)) for id, position in self.positions.items()]
+        if not self.begun and self.follow and self.last is not None:
+            self.positions.update(self._start)
+        self.begun = not self.atomic
+        return line(words + _patterns(self.patterns))
+
+    def take(self, frame: Frame) -> bool:
+        """Count a frame as taken. False for one that says again what was said before."""
+        if frame.kind == "closed":
+            if frame.id in self._closed:
+                return False
+            self._closed.add(frame.id)
+        self.positions[frame.id] = max(frame.end, self.positions.get(frame.id, 0))
+        return True
+
+
+def _about(verb: str, kind: str, patterns: Iterable[object]) -> bytes:
+    return line([verb, kind, *_patterns(patterns)])
+
+
+def _patterns(patterns: Iterable[object]) -> list[Word]:
+    return [text(pattern) for pattern in patterns if pattern is not None]
+
+
+def _options(values: Mapping[str, object]) -> list[Word]:
+    return [(name, text(value)) for name, value in values.items() if value is not None]
+
+
+def _arguments(args: object) -> list[Word]:
+    if args is None or args == "":
+        return []
+    if isinstance(args, str | bytes | os.PathLike) or not isinstance(args, Iterable):
+        return [text(args)]
+    return [text(arg) for arg in args if arg is not None]
+
+
+def _known(names: Mapping[int, str], number: int, what: str) -> str:
+    if number not in names:
+        raise Error(f"Invalid {what} {number!r}; take one from the socket module")
+    return names[number]
+
+
+def _stream(name: str, given: int | None, words: Mapping[int, str | None]) -> str | None:
+    if given is None:
+        return None
+    if given not in words:
+        known = {DEVNULL: "DEVNULL", PIPE: "PIPE", STDOUT: "STDOUT"}
+        raise Error(f"{name} must be one of {', '.join(known[value] for value in words)}")
+    return words[given]
+
+
+def _true(answer: str) -> bool:
+    return True
+
+
+def _lines(answer: str) -> list[str]:
+    return answer.split("\n") if answer else []
+
+
+def _socket_of(answer: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a line about a socket."""
+    name, *pairs = _SOCKET_KEY.split(answer)
+    options: dict[str, Any] = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    return name, options | {key: int(options[key]) for key in ("backlog", "port", "fileno") if key in options}
+
+
+def _process_of(answer: str) -> tuple[str, dict[str, Any]]:
+    """The name and the rest of a line about a process."""
+    found = _PROCESS.fullmatch(answer)
+    if found is None:
+        raise Error(f"papad sent a line about a process that this client does not understand: {answer!r}")
+    fields: dict[str, Any] = {key: value for key, value in found.groupdict().items() if value is not None}
+    name = fields.pop("name")
+    fields |= {"pid": int(fields["pid"]), "running": fields["running"] == "True", "started": float(fields["started"])}
+    return name, fields | ({"shell": True} if "shell" in fields else {})

@@ -1,0 +1,169 @@
+"""Watching processes: their output and their ends, in batches that are acknowledged."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from papad import requests
+from papad.client import Client
+from papad.errors import ConnectionLost, Error, TimedOut
+from papad.incoming import Batch, Handed, ProcessOutput
+
+if TYPE_CHECKING:
+    from papad.papa import Papa
+
+
+class WatchBatch(NamedTuple):
+    """What Watcher.read gives."""
+
+    out: list[ProcessOutput]
+    err: list[ProcessOutput]
+    closed: list[ProcessOutput]
+
+
+class Watched:
+    """What is watched, without any I/O: shared by the watchers of both clients."""
+
+    def __init__(self, patterns: tuple[object, ...]) -> None:
+        self.exit_code: dict[str, int] = {}
+        self.unacknowledged = False
+        """Whether a batch was handed out and no acknowledgement was sent."""
+        self.handed = Handed()
+        self.again = False
+        """Whether the next batch is the first after a restart of papad."""
+        self._patterns = patterns
+
+    def take(self, batch: Batch) -> WatchBatch | None:
+        """A batch that came, as it is to be handed out; None at the end of the watch."""
+        complete = Batch(batch.out[:], batch.err[:], batch.closed[:])
+        if self.again:
+            self.handed.strip(batch)
+            self.again = False
+        self.handed.note(complete)
+        for item in batch.closed:
+            assert isinstance(item.data, int)
+            self.exit_code[item.name] = item.data
+        self.unacknowledged = batch.final is None
+        return None if batch.final is not None else WatchBatch(batch.out, batch.err, batch.closed)
+
+    def left(self, listed: dict[str, dict[str, Any]]) -> list[object]:
+        """The patterns that make sense after a restart of papad, when these processes are there."""
+        known = {*listed, *(str(each["pid"]) for each in listed.values())}
+        return [each for each in self._patterns if requests.text(each).endswith("*") or requests.text(each) in known]
+
+
+class Watcher:
+    """A watch, as Papa.watch_processes gives it. A context manager; select() tells when there is something to read."""
+
+    def __init__(self, papa_object: Papa, patterns: tuple[object, ...] = ()) -> None:
+        self.papa_object = papa_object
+        assert papa_object.connection is not None
+        self.connection: Client | None = papa_object.connection
+        self._watched = Watched(patterns)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __bool__(self) -> bool:
+        return self.connection is not None
+
+    def __len__(self) -> int:
+        return 1 if self else 0
+
+    @property
+    def exit_code(self) -> dict[str, int]:
+        """Name to exit code of the processes whose end was read."""
+        return self._watched.exit_code
+
+    def fileno(self) -> int:
+        """The connection's file number, for select(). It may be another one after a restart of papad."""
+        if self.connection is None:
+            raise Error("the watcher is closed")
+        return self.connection.fileno()
+
+    @property
+    def ready(self) -> bool:
+        """Whether `read` would find something at once: a batch, or that papad has gone."""
+        return self.connection is not None and (self.connection.fileno() < 0 or self.connection.ready)
+
+    def read(self, timeout: float | None = -1.0) -> WatchBatch | None:
+        """Acknowledge the batch before, wait for the next, and return it: out, err, closed. None when nothing is left to watch.
+
+        An empty batch comes after two seconds of silence. Raises TimedOut, by default when nothing came for the timeout of the Papa.
+        """
+        self.acknowledge()
+        while self.connection is not None:
+            try:
+                batch = self._watched.take(self.connection.batch(timeout))
+            except TimedOut:
+                raise
+            except ConnectionLost:
+                self._watch_again()
+                continue
+            if batch is None:
+                self._give_back()
+            return batch
+        return None
+
+    def acknowledge(self) -> None:
+        """Tell papad that the last batch has arrived, so that it drops it."""
+        if self._watched.unacknowledged and self.connection is not None:
+            self._watched.unacknowledged = False
+            try:
+                self.connection.acknowledge()
+            except TimedOut:
+                raise
+            except ConnectionLost:
+                pass  # `read` takes it up: what comes again is taken out there
+
+    def close(self, *, acknowledge: bool = True) -> None:
+        """End the watch. The last batch is acknowledged, unless it shall come again to the next watcher."""
+        if self.connection is None:
+            return
+        connection = self.connection
+        if not acknowledge or not self._watched.unacknowledged:
+            self.connection = None
+            connection.drain()
+            return
+        self._watched.unacknowledged = False
+        try:
+            connection.acknowledge(stop=True)
+            connection.batch()
+        except ConnectionLost:
+            self.connection = None
+            connection.close()
+        else:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """The connection takes commands again: the Papa gets it back, if it has no other by now."""
+        if self.papa_object.connection is None:
+            self.papa_object.connection = self.connection
+        elif self.connection is not None:
+            self.connection.close()
+        self.connection = None
+
+    def _watch_again(self) -> None:
+        """papad has been restarted: go on over a new connection. At the end of the watch there is none."""
+        before = None
+        while patterns := self._watched.left(self.papa_object.list_processes()):
+            client = self.papa_object.another()
+            self.connection = client
+            try:
+                client.begin_watch(requests.watch_processes(*patterns))
+                self._watched.again = True
+                return
+            except ConnectionLost:
+                client.close()
+            except Error:
+                client.close()
+                if patterns == before:
+                    break  # wildcards that match nothing any more
+            before = patterns
+        self.connection = None

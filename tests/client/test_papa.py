@@ -1,0 +1,269 @@
+"""What Papa has beyond the original, and where it is more exact; the rest is in tests/original/test_client.py, for both."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import papad as package
+from papad import Client, Error, Papa, TimedOut, Watcher
+from tests.unit.support import REPOSITORY, WELCOME, Daemon, no_new_fds, wait_until
+
+
+def ended(p: Papa, name: str) -> None:
+    wait_until(lambda: not p.list_processes(name)[name]["running"], f"{name} has ended")
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    program = "import sys; before = set(sys.modules); import papad; print(set(sys.modules) - before - {'importlib'})"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    found = {name for name in eval(done.stdout) if not name.startswith("importlib")}
+    assert found <= {"papad", "__future__", "warnings"}
+
+
+def test_every_export_is_there() -> None:
+    for name in package._MODULES:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+    with pytest.raises(AttributeError, match="nonsense"):
+        package.nonsense  # noqa: B018
+
+
+def test_describe(p: Papa, papad: Daemon) -> None:
+    p.make_socket("s")
+    p.make_process("x", "/bin/sleep", ["60"], env={"A": b"\xff"})
+    p.set("v", "two\nlines")
+    (process,) = p.describe("processes")
+    assert (process["name"], process["args"], process["env"]) == ("x", ["/bin/sleep", "60"], {"A": "\udcff"})
+    assert p.describe("values", "v*") == [{"name": "v", "value": "two\nlines"}]
+    assert p.describe("sockets")[0]["fileno"] == p.list_sockets()["s"]["fileno"]
+    assert p.describe("server")[0]["pid"] == papad.popen.pid
+
+
+def test_output_consumes_nothing(p: Papa) -> None:
+    p.make_process("x", "/bin/sh", ["-c", "echo one; echo two >&2"])
+    ended(p, "x")
+    for _ in range(2):
+        frames = list(p.output("x"))
+        assert [(frame.kind, frame.data) for frame in frames] == [("out", b"one\n"), ("err", b"two\n"), ("closed", 0)]
+    assert [frame.data for frame in p.output("x", stream="err", last=1) if frame.kind == "err"] == [b"two\n"]
+    position = frames[0].end
+    assert next(p.output("x", after={frames[0].id: position})).data == b"two\n"
+    assert list(p.output("nothing*")) == []
+    with pytest.raises(Error, match="nothing not found"):
+        list(p.output("nothing"))
+
+
+def test_an_iterator_that_is_left_behind_disturbs_nothing(p: Papa, papad: Daemon) -> None:
+    p.make_process("x", "/usr/bin/seq", ["100000"])
+    ended(p, "x")
+    with no_new_fds():
+        for frame in p.output("x"):
+            assert frame.kind == "out"
+            break
+        frames = p.follow("x")
+        next(frames)
+        frames.close()  # type: ignore[attr-defined]
+        assert p.list_values() == {}
+    with Client(papad.path) as client:
+        next(client.output("x"))
+        with pytest.raises(package.ConnectionLost):
+            client.command("list", "values")
+
+
+def test_follow_sees_processes_made_later(p: Papa) -> None:
+    frames = p.follow("x.*", timeout=10)
+    p.make_process("x.1", "/bin/echo", ["one"])
+    assert next(frames).data == b"one\n"
+    p.make_process("x.2", "/bin/echo", ["two"])
+    assert b"two\n" in [next(frames).data for _ in range(2)]
+    frames.close()  # type: ignore[attr-defined]
+
+
+def test_ready_is_true_when_there_is_something_to_read_and_only_then(p: Papa) -> None:
+    p.make_process("x", "/bin/sh", ["-c", "echo one; read line"], bufsize="1k")
+    p.make_process("y", "/bin/sleep", ["60"])
+    with (
+        p.watch_processes("y") as silent,
+        Papa(p.port_or_path, autostart=False) as q,
+        q.watch_processes("x") as watcher,
+    ):
+        assert select.select([watcher], [], [], 5)[0]
+        assert watcher.ready
+        assert not silent.ready
+        watcher.read()
+        assert not watcher.ready
+    assert not watcher.ready
+
+
+def test_closing_without_an_acknowledgement_keeps_what_was_read(p: Papa) -> None:
+    p.make_process("x", "/bin/echo", ["hi"])
+    ended(p, "x")
+    for _ in range(2):
+        watcher = p.watch_processes("x")
+        batch = watcher.read()
+        assert batch is not None
+        assert [item.data for item in batch.out] == [b"hi\n"]
+        watcher.close(acknowledge=False)
+
+
+def test_an_acknowledgement_before_closing_counts(p: Papa, papad: Daemon) -> None:
+    """However soon the connection ends after it."""
+    for address in (papad.path, papad.port):
+        for number in range(50):
+            with Papa(address, autostart=False) as q:
+                q.make_process(f"x{number}", "/bin/echo", ["hi"])
+                ended(q, f"x{number}")
+                watcher = q.watch_processes(f"x{number}")
+                watcher.read()
+                watcher.acknowledge()
+                watcher.close()
+            assert p.list_processes(f"x{number}") == {}
+
+
+def test_more_of_make_process(p: Papa) -> None:
+    p.make_socket("s")
+    watcher = p.make_process(
+        "x", 'echo $LISTEN_FDS:$LISTEN_FDNAMES; echo "$0"', shell=True, listen=["s"], watch_immediately=True
+    )
+    assert isinstance(watcher, Watcher)
+    batch = watcher.read()
+    assert batch is not None
+    assert b"".join(item.data for item in batch.out if isinstance(item.data, bytes)).startswith(b"1:s\n")
+    watcher.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments"),
+    [
+        ("Invalid socket family", {"family": 12345}),
+        ("Invalid socket type", {"socket_type": 12345}),
+        ("absolute", {"path": "/a/"}),
+    ],
+)
+def test_faults_that_show_before_anything_is_sent(p: Papa, what: str, arguments: dict[str, object]) -> None:
+    with pytest.raises(Error, match=what):
+        p.make_socket("s", **arguments)  # type: ignore[arg-type]
+    with pytest.raises(Error, match="absolute"):
+        Papa("relative")
+
+
+def test_settings_of_the_whole_program(papad: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Papa, "_default_port_or_path", None)
+    monkeypatch.setattr(Papa, "_default_connection_timeout", 10)
+    package.set_debug_mode(package.DEBUG_MODE_THREAD)
+    package.set_default_connection_timeout(3)
+    package.set_default_path(papad.path)
+    with Papa() as p:
+        assert (p.port_or_path, p.family, p.location, p.connection_timeout) == (
+            papad.path,
+            socket.AF_UNIX,
+            papad.path,
+            3,
+        )
+    package.set_default_port(papad.port)
+    with Papa() as p:
+        assert (p.port_or_path, p.family, p.location) == (papad.port, socket.AF_INET, ("127.0.0.1", papad.port))
+    monkeypatch.setattr(Papa, "_default_port_or_path", None)
+    monkeypatch.setenv("PAPAD_SOCKET", papad.path)
+    with Papa() as p:
+        assert p.port_or_path == papad.path
+
+
+@contextmanager
+def silent(path: Path, says: bytes) -> Iterator[str]:
+    """A server that greets, reads, answers `says` and then nothing."""
+
+    def serve() -> None:
+        end, _ = listener.accept()
+        with end:
+            end.sendall(WELCOME)
+            end.recv(1000)
+            end.sendall(says)
+            while end.recv(1000):
+                pass
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        server = threading.Thread(target=serve)
+        server.start()
+        yield str(path)
+        server.join()
+
+
+def read_watched(p: Papa) -> object:
+    with p.watch_processes("x") as watcher:
+        return watcher.read()
+
+
+WAITS: dict[str, tuple[bytes, Callable[[Papa], object]]] = {
+    "answer": (b"half an answer", lambda p: p.list_processes()),
+    "watch": (b"Watchi", lambda p: p.watch_processes("x")),
+    "batch": (b"Watching 1\nout:x:1.0:10\nabc", read_watched),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_no_wait_is_without_end(tmp_path: Path, name: str) -> None:
+    says, wait = WAITS[name]
+    with no_new_fds(), silent(tmp_path / "s", says) as path:
+        p = Papa(path, 1, timeout=0.2, autostart=False)
+        begun = time.monotonic()
+        with pytest.raises(TimedOut) as caught:
+            wait(p)
+        assert 0.1 < time.monotonic() - begun < 2
+        assert isinstance(caught.value, TimeoutError)
+        assert isinstance(caught.value, package.Error)
+        p.close()
+        del caught
+
+
+def test_a_follow_waits_as_long_as_it_is_told(p: Papa) -> None:
+    with pytest.raises(TimedOut):
+        next(p.follow("x", timeout=0.1))
+
+
+def test_a_read_that_timed_out_can_be_tried_again(p: Papa) -> None:
+    p.make_process("x", "/bin/sh", ["-c", "sleep 0.4; echo hi"])
+    watcher = p.watch_processes("x")
+    with pytest.raises(TimedOut):
+        watcher.read(timeout=0.05)
+    out = []
+    while (batch := watcher.read()) is not None:
+        out += [item.data for item in batch.out]
+    assert out == [b"hi\n"]
+    assert watcher.exit_code == {"x": 0}
+
+
+def test_an_interrupted_command_leaves_no_answer_for_the_next(p: Papa, monkeypatch: pytest.MonkeyPatch) -> None:
+    p.set("a", "1")
+    assert p.connection is not None
+    receive = p.connection._receive
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(p.connection, "_receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        p.get("a")
+    assert receive is not interrupted
+    assert p.list_processes() == {}
+    assert p.get("a") == "1"
+
+
+def test_os_paths_and_numbers_are_words(p: Papa, tmp_path: Path) -> None:
+    p.make_process("x", Path("/bin/echo"), [tmp_path, 5, None, "", b"b"], working_dir=tmp_path, uid=os.getuid())
+    assert p.describe("processes")[0]["args"] == ["/bin/echo", str(tmp_path), "5", "", "b"]

@@ -1,0 +1,212 @@
+"""Commands and their answers, as text and as JSON; exit statuses; what arrives of words with anything in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.ctl.support import Papactl, line_of, papactl
+from tests.unit.support import Daemon
+
+
+def test_sockets(ctl: Papactl, papad: Daemon) -> None:
+    made = ctl.out("make", "socket", "web", "--port", "0", "--backlog", "9")
+    assert made.startswith("web family=inet type=stream backlog=9 host=127.0.0.1 port=")
+    assert ctl.out("list", "sockets") == made == papad.ask("list sockets") + "\n"
+    assert ctl.out("make", "socket", "web", "backlog=9") == made
+    (found,) = ctl.json("list", "sockets", "w*", "--json")
+    assert (found["name"], found["backlog"], found["waiting"]) == ("web", 9, 0)
+    assert ctl.out("remove", "socket", "web") == ""
+    assert ctl.out("list", "sockets") == ""
+
+
+def test_every_socket_option(ctl: Papactl, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    made = ctl.out("make", "socket", "u", "--family=unix", "--type=stream", "--path", path, "--umask", "63")
+    assert made.startswith(f"u family=unix type=stream backlog=5 path={path} umask=63 fileno=")
+    made = ctl.out("make", "socket", "i", "--host", "127.0.0.2", "--reuseport", "--type", "stream")
+    assert "host=127.0.0.2" in made
+    assert "reuseport=1" in made
+    assert "interface=lo" in ctl.out("make", "socket", "l", "--interface", "lo")
+
+
+def test_a_process_gets_exactly_what_was_said(ctl: Papactl) -> None:
+    arguments = ["two\nlines", "", " blank ", "a=b", "back\\", '"quoted"', "--watch", "-n", "ü%20"]
+    options = ["--env", "A=1\n2", "--env=B=", "env.C==", "--rlimit", "nofile=77", "--working-dir", "/tmp"]
+    options += ["--bufsize", "64k", "--stderr", "stdout", "--stdout=1"]
+    ctl.out("make", "process", "p", *options, "--", "/bin/echo", *arguments)
+    ctl.ends("p")
+    (found,) = ctl.json("list", "processes", "--json")
+    assert found["args"] == ["/bin/echo", *arguments]
+    assert found["env"] == {"A": "1\n2", "B": "", "C": "="}
+    assert found["rlimits"] == {"nofile": 77}
+    assert (found["working_dir"], found["bufsize"], found["stderr"], found["code"]) == ("/tmp", 65536, "stdout", 0)
+
+
+def test_the_users_options_end_where_the_command_begins(ctl: Papactl) -> None:
+    ctl.out("make", "process", "-d", "/tmp", "p", "bufsize=2k", "/bin/ls", "-d", "/", "--", "x=y")
+    assert ctl.described("p")["args"] == ["/bin/ls", "-d", "/", "--", "x=y"]
+    assert ctl.described("p")["working_dir"] == "/tmp"
+
+
+def test_shell_uid_and_listen(ctl: Papactl) -> None:
+    ctl.out("make", "socket", "web")
+    ctl.out(
+        "make",
+        "process",
+        "p",
+        "--shell",
+        "--uid",
+        "0",
+        "--gid",
+        "0",
+        "--listen",
+        "web",
+        "--",
+        "echo $LISTEN_FDS $LISTEN_FDNAMES",
+    )
+    ctl.ends("p")
+    assert ctl.out("output", "p", "-o", "cat") == "1 web\n"
+
+
+def test_values(ctl: Papactl) -> None:
+    for value in ("one  two", "a\nb", " ends with blanks  ", "é"):
+        assert ctl.out("set", "v", value) == ""
+        assert ctl.out("get", "v") == value + "\n"
+        assert ctl.json("get", "v", "--json") == [{"name": "v", "value": value}]
+    ctl.out("set", "w", "two", "words")
+    assert ctl.out("list", "values", "w") == "w two words\n"
+    ctl.out("set", "w")
+    assert ctl.out("get", "w") == ""
+    ctl.out("remove", "values", "v")
+    assert ctl.out("list", "values", "--json") == ""
+
+
+def test_words_may_be_abbreviated_and_singular_or_plural(ctl: Papactl) -> None:
+    made = ctl.out("m", "s", "web")
+    for words in (("l", "s"), ("list", "socket"), ("li", "sockets"), ("list", "so")):
+        assert ctl.out(*words) == made
+    ctl.out("make", "processes", "p", "/bin/true")
+    assert ctl.out("list", "process").startswith("p pid=")
+
+
+def test_options_are_understood_anywhere_before_the_end(ctl: Papactl, papad: Daemon) -> None:
+    made = ctl.out("make", "socket", "web")
+    for words in (("--socket", papad.path, "list", "sockets"), ("list", "--socket=" + papad.path, "sockets")):
+        done = papactl(*words)
+        assert (done.status, done.out) == (0, made)
+    assert papactl("--port", str(papad.port), "l", "s", "--", "web").out == made
+    assert papactl("--port", str(papad.port), "make", "socket", "web", "--port", "0").out == made
+
+
+def test_describe_for_people_and_for_programs(ctl: Papactl, papad: Daemon) -> None:
+    ctl.out("make", "socket", "web")
+    ctl.runs("p", "exit 3")
+    text = ctl.out("describe", "processes", "p")
+    assert "        name: p\n" in text
+    assert "        code: 3\n" in text
+    assert "        args: /bin/sh -c 'exit 3'\n" in text
+    for kind in ("sockets", "processes", "values"):
+        assert ctl.json("describe", kind, "--json") == [
+            json.loads(line) for line in papad.ask(f"describe {kind}").splitlines()
+        ]
+    (server,) = ctl.json("describe", "server", "--json")
+    assert server["pid"] == papad.popen.pid
+
+
+def test_status_is_one_screen_about_everything(ctl: Papactl, papad: Daemon) -> None:
+    ctl.out("make", "socket", "web")
+    ctl.out("make", "process", "p.sleeps", "/bin/sleep", "600")
+    ctl.runs("p.fails", "printf 12345; exit 3")
+    ctl.runs("p.dies", "kill -9 $$")
+    lines = ctl.out("status").splitlines()
+    assert lines[0] == f"● papad 0.1.0 at {papad.path} ($PAPAD_SOCKET)"
+    assert f"    pid {papad.popen.pid}, nursery {papad.nursery()}; up " in lines[1]
+    assert lines[2] == "    1 socket, 3 processes (1 running), 0 values, 1 connection"
+    rows = {line.split()[0]: line for line in lines[5:] if line}
+    assert "127.0.0.1:" in rows["web"]
+    assert rows["PROCESS"].split() == ["PROCESS", "PID", "STATE", "SINCE", "CPU", "MEMORY", "BUFFERED", "LOST"]
+    assert " running " in rows["p.sleeps"]
+    assert " ended with exit code 3 " in rows["p.fails"]
+    assert " 5 B " in rows["p.fails"]
+    assert " killed by SIGKILL " in rows["p.dies"]
+    (everything,) = ctl.json("status", "--json")
+    assert [each["name"] for each in everything["processes"]] == ["p.dies", "p.fails", "p.sleeps"]
+    assert everything["sockets"][0]["name"] == "web"
+    assert "web " not in ctl.out("status", "p.f*")
+
+
+def test_watch_prints_acknowledges_and_ends_when_nothing_is_left(ctl: Papactl) -> None:
+    ctl.runs("p", "echo one; echo two >&2; printf three; exit 5")
+    lines = [line[16:] for line in ctl.out("watch", "p").splitlines()]
+    assert sorted(lines[:3]) == ["p: one", "p: three", "p: two"]
+    assert lines[3:] == ["p: -- ended with exit code 5 --"]
+    assert ctl.out("list", "processes", "p") == ""
+    ctl.runs("p", "echo again")
+    assert ctl.out("watch", "processes", "p", "-o", "cat") == "again\n"
+
+
+def test_watch_shows_the_beginning_of_a_line_at_once_and_its_rest_beside_it(ctl: Papactl, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    ctl.out(
+        "make",
+        "process",
+        "p",
+        "--",
+        "/bin/sh",
+        "-c",
+        f"mkfifo {fifo}; printf 'Name? '; read name <{fifo}; echo Hello $name",
+    )
+    with ctl.running("watch", "p") as popen:
+        assert popen.stdout is not None
+        shown = b""
+        while not shown.endswith(b"p: Name? "):
+            shown += popen.stdout.read(1)
+        fifo.write_text("you\n")
+        assert line_of(popen) == "Hello you"
+        assert line_of(popen).endswith("p: -- ended with exit code 0 --")
+        assert popen.wait(10) == 0
+
+
+def test_watch_begun_with_the_process(ctl: Papactl) -> None:
+    for words in (["--watch"], ["watch=1"]):
+        lines = ctl.out("make", "process", "p", *words, "/bin/sh", "-c", "echo hi").splitlines()
+        assert lines[0].startswith("p pid=")
+        assert [line.partition(" p: ")[2] for line in lines[1:]] == ["hi", "-- ended with exit code 0 --"]
+
+
+def test_errors_of_papad_are_1(ctl: Papactl) -> None:
+    assert ctl("remove", "sockets", "nothing") == (1, "", "papactl: nothing not found\n")
+    assert ctl("output", "nothing") == (1, "", "papactl: nothing not found\n")
+    assert ctl("watch", "nothing*") == (1, "", "papactl: Nothing to watch\n")
+    assert ctl("make", "socket", "x", "backlog=many").status == 1
+    ctl.out("make", "socket", "x")
+    done = ctl("exit-if-idle")
+    assert (done.status, done.err) == (1, "papactl: not idle: it holds something; papactl status shows what\n")
+
+
+@pytest.mark.parametrize("words", [("set", ""), ("get", ""), ("make", "socket", ""), ("watch", "")])
+def test_an_empty_word_is_answered_too(ctl: Papactl, words: tuple[str, ...]) -> None:
+    done = ctl(*words)
+    assert "in time" not in done.err
+    assert done.status in (0, 1)
+
+
+def test_help_and_version_need_no_papad() -> None:
+    for words in (
+        ("help",),
+        ("--help",),
+        ("-h",),
+        ("help", "help"),
+        ("output", "--help"),
+        ("--version",),
+        ("list", "-h"),
+    ):
+        done = papactl(*words, PAPAD_SOCKET="/nonexistent")
+        assert done.status == 0
+        assert done.err == ""
+        assert "papactl" in done.out
+    assert papactl("make", "process", "--help").out == papactl("help", "m", "p").out
+    assert papactl("help", "list").out.count("papactl list ") == 3

@@ -1,0 +1,105 @@
+"""What is declared, what does it, what documents it: none may drift from the others."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from papad.ctl.declared import COMMANDS, COMMON
+from papad.ctl.help import overview
+from papad.kernel.commands import COMMANDS as PROTOCOL
+from papad.kernel.commands import PROCESS_OPTIONS, SOCKET_OPTIONS
+from tests.ctl.support import Papactl, environment
+from tests.unit.support import REPOSITORY
+
+PAGES = ("papactl.1", "papad.8", "papad-protocol.7")
+
+
+def test_every_command_is_done_by_something() -> None:
+    for command in COMMANDS:
+        module, name = command.run.split(":")
+        assert callable(getattr(import_module(f"papad.ctl.{module}"), name))
+
+
+def test_every_command_and_option_of_the_protocol_is_there() -> None:
+    ours = {command.words for command in COMMANDS} | {("watch", "processes"), ("quit",)}
+    assert {command.words for command in PROTOCOL} <= ours
+    for words, theirs in ((("make", "socket"), SOCKET_OPTIONS), (("make", "process"), PROCESS_OPTIONS)):
+        (command,) = (each for each in COMMANDS if each.words == words)
+        known = {option.protocol or option.key for option in command.options}
+        assert {option.name for option in theirs} - {"output"} <= known
+
+
+def test_no_letter_is_taken_twice() -> None:
+    for command in COMMANDS:
+        letters = [option.short for option in (*command.options, *COMMON) if option.short]
+        assert len(letters) == len(set(letters))
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("man")
+    subprocess.run([sys.executable, REPOSITORY / "scripts/man", folder], check=True)
+    return folder
+
+
+def test_the_manual_has_every_command_and_option(pages: Path) -> None:
+    text = (pages / "papactl.1").read_text().replace("\\-", "-")
+    sections = dict(
+        zip((parts := re.split(r"^\.SS papactl (.*)$", text, flags=re.MULTILINE))[1::2], parts[2::2], strict=True)
+    )
+    shown = [command for command in COMMANDS if not command.hidden]
+    assert set(sections) == {command.usage for command in shown}
+    for command in shown:
+        for option in command.options:
+            assert f"--{option.long}" in sections[command.usage]
+    for option in COMMON:
+        assert f"--{option.long}" in parts[0]
+        assert f"--{option.long}" in overview()
+
+
+def test_the_manual_of_the_protocol_has_every_command(pages: Path) -> None:
+    text = (pages / "papad-protocol.7").read_text().replace("\\-", "-")
+    for command in PROTOCOL:
+        assert f".SS {command.name}\n" in text
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+@pytest.mark.parametrize("page", PAGES)
+def test_the_manual_renders_without_a_warning(pages: Path, page: str) -> None:
+    done = subprocess.run(
+        ["groff", "-ww", "-man", "-Tutf8", "-Kutf8", pages / page], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert "`" not in done.stdout.replace("``", "")
+
+
+def test_it_starts_about_as_fast_as_python(ctl: Papactl) -> None:
+    """A ratio, as machines differ: what python takes to start and to end, and papactl with an answer from papad."""
+
+    def seconds(*command: str) -> float:
+        taken = []
+        for _ in range(7):
+            start = time.perf_counter()
+            subprocess.run(command, env=environment(**ctl.env), stdout=subprocess.DEVNULL, check=True)
+            taken.append(time.perf_counter() - start)
+        return statistics.median(taken)
+
+    floor = seconds(sys.executable, "-c", "pass")
+    main = "from papad.ctl import main; main()"
+    assert seconds(sys.executable, "-c", main, "--version") < 4 * floor
+    assert seconds(sys.executable, "-c", main, "list", "processes") < 4 * floor
+
+
+def test_it_does_not_load_what_takes_long() -> None:
+    loaded = "from papad.ctl.main import _command_line; _command_line(['--version']); import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loaded], env=environment(), capture_output=True, text=True, check=True)
+    assert not {"asyncio", "argparse", "subprocess", "difflib", "systemd"} & {*done.stdout.split()}

@@ -1,0 +1,94 @@
+"""docs/papactl.md says what papactl does. PAPAD_WRITE_DOCS=1 in the environment brings its transcript up to date."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+
+from papad.ctl.declared import COMMANDS
+from papad.ctl.help import STATUSES
+from tests.ctl.support import Papactl
+from tests.unit.support import REPOSITORY, wait_until
+
+PAGE = REPOSITORY / "docs/papactl.md"
+BEGIN, END = "<!-- transcript begin -->\n", "<!-- transcript end -->\n"
+
+TYPED = (
+    "papactl make socket web --port 8080",
+    "papactl make process web.1 --env PATH=/usr/bin -- sh -c 'echo listening on $(socket.web.port); exec sleep 600'",
+    "papactl make process job -- /bin/sh -c 'echo working; echo disk full >&2; exit 3'",
+    "papactl status",
+    "papactl output -o short-iso",
+    "papactl output job -g FULL",
+    "papactl output job -g full -o cat",
+    "papactl set release 2026-11-23",
+    "papactl list values",
+    "papactl watch job -o cat",
+    "papactl list processes job",
+)
+
+
+def test_the_transcript_is_what_papactl_says(ctl: Papactl) -> None:
+    said = []
+    for command in TYPED:
+        words = ["port=0" if word == "8080" else word for word in shlex.split(command)[1:]]
+        words = [word for word in words if word != "--port"]
+        said.append(
+            f"    $ {command}\n" + "".join(f"    {line}\n" for line in _timeless(ctl, ctl.out(*words)).splitlines())
+        )
+        if "make process job" in command:
+            ctl.ends("job")
+            wait_until(lambda: ctl.described("web.1")["captured"], "web.1 has said something")
+    made = BEGIN + "\n" + "\n".join(re.sub(r" +\n", "\n", each) for each in said) + "\n" + END
+    page = PAGE.read_text()
+    new = page[: page.index(BEGIN)] + made + page[page.index(END) + len(END) :]
+    if os.environ.get("PAPAD_WRITE_DOCS"):
+        PAGE.write_text(new)
+    assert new == page
+
+
+def _timeless(ctl: Papactl, text: str) -> str:
+    """What differs from run to run, made the same."""
+    port = re.search(r"port=(\d+)", ctl.out("list", "sockets"))
+    assert port is not None
+    text = (
+        text.replace(port[1], "8080")
+        .replace(ctl.daemon.path, "/run/papad/papad.sock")
+        .replace("$PAPAD_SOCKET", "the system's")
+    )
+    text = re.sub(r"pid=\d+", "pid=4437", text)
+    text = re.sub(r"started=[\d.]+", "started=1795450637.1524343", text)
+    text = re.sub(r"pid \d+, nursery \d+; up .*", "pid 812, nursery 815; up 3 d 4 h", text)
+    text = re.sub(r"    no service manager.*\n", "", text)
+    if "PROCESS " in text:
+        text = text[: text.index("PROCESS ")] + _table(text[text.index("PROCESS ") :])
+    text = re.sub(r"[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d ", "Nov 23 17:17:20 ", text)
+    return re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", "2026-11-23T17:17:20", text)
+
+
+def _table(text: str) -> str:
+    """The rows of processes with the same numbers in every run; which columns there are, and all else, is as it is."""
+    rows = text.splitlines()
+    made = [rows[0].split()]
+    for row in rows[1:]:
+        name, pid, *rest = row.split(maxsplit=2)
+        state = "running" if rest[0].startswith("running") else "ended with exit code 3"
+        assert rest[0].startswith(state)
+        assert pid.isdecimal()
+        sizes = re.findall(r"[\d.]+ k?M?B", rest[0])
+        running = state == "running"
+        made.append([name, "4437" if running else "4441", state, "2 s" if running else "2 s ago", "0.0 s" * running])
+        made[-1] += ["1.6 MB" if running else "", *sizes[-2:]]
+    from papad.ctl.render import table
+
+    return "\n".join(table(made[0], made[1:])) + "\n"
+
+
+def test_the_page_has_every_option_of_output_and_every_status() -> None:
+    page = PAGE.read_text()
+    (output,) = (command for command in COMMANDS if command.words == ("output",))
+    for option in output.options:
+        assert f"`-{option.short}" in page if option.short else f"`--{option.long}" in page
+    for status, _ in STATUSES:
+        assert f"| {status} |" in page

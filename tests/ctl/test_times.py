@@ -1,0 +1,114 @@
+"""Times as people type and read them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from papad.ctl.parser import Usage
+from papad.ctl.times import parse, span, stamp
+
+NOW = 1795460637.25  # 2026-11-23 19:03:57 UTC, a Monday
+
+
+@pytest.fixture(autouse=True)
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("now", NOW),
+        ("@1795460637.5", 1795460637.5),
+        ("-1h", NOW - 3600),
+        ("-1h30min", NOW - 5400),
+        ("-1h 30min 5s", NOW - 5405),
+        ("-90", NOW - 90),
+        ("+2d", NOW + 172800),
+        ("10 min ago", NOW - 600),
+        ("2 weeks ago", NOW - 14 * 86400),
+        ("1.5h ago", NOW - 5400),
+        ("250ms ago", NOW - 0.25),
+        ("today", 1795388400),
+        ("yesterday", 1795302000),
+        ("tomorrow", 1795474800),
+        ("2026-11-23 20:03:57", 1795460637),
+        ("2026-11-23T20:03:57.25", NOW),
+        ("2026-11-23 20:03", 1795460580),
+        ("2026-11-23", 1795388400),
+        ("20:03", 1795460580),
+        ("20:03:57", 1795460637),
+        ("2026-11-23 19:03:57 UTC", 1795460637),
+        ("2026-11-23T19:03:57Z", 1795460637),
+        ("2026-11-23T14:03:57-05:00", 1795460637),
+        ("2026-07-01 12:00", 1782900000),
+    ],
+)
+def test_times_are_understood(text: str, seconds: float) -> None:
+    assert parse(text, NOW) == pytest.approx(seconds, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "soon",
+        "-",
+        "-1x",
+        "2026-02-30",
+        "2026-13-01",
+        "25:61",
+        "12",
+        "1 h",
+        "ago",
+        " ago",
+        "@",
+        "-1h-",
+        "2026-11-23 20",
+    ],
+)
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(Usage, match="not a time") as caught:
+        parse(text, NOW)
+    assert "yesterday" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("style", "utc", "text"),
+    [
+        ("short", False, "Nov 23 20:03:57"),
+        ("short", True, "Nov 23 19:03:57"),
+        ("short-iso", False, "2026-11-23T20:03:57+01:00"),
+        ("short-iso", True, "2026-11-23T19:03:57+00:00"),
+        ("short-precise", True, "Nov 23 19:03:57.250000"),
+    ],
+)
+def test_stamps(style: str, utc: bool, text: str) -> None:
+    assert stamp(NOW, style, utc) == text
+
+
+def test_what_is_shown_is_understood() -> None:
+    assert parse(stamp(NOW, "short-iso", False)) == int(NOW)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3661, "1 h 1 min"),
+        (90000, "1 d 1 h"),
+        (86400 * 3 + 5, "3 d"),
+        (-1, "0 s"),
+    ],
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert span(seconds) == text

@@ -1,0 +1,198 @@
+"""What somebody types who has read no manual, and what papactl says to it, word for word."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.ctl.support import Papactl, papactl
+
+TRANSCRIPT = """
+$ papactl lst
+papactl: error: unknown command 'lst'
+Did you mean: papactl list
+
+$ papactl list
+papactl: error: list what? sockets, processes or values
+    papactl list sockets [PATTERN...]
+    papactl list processes [PATTERN...]
+    papactl list values [PATTERN...]
+
+$ papactl list things
+papactl: error: cannot list 'things'; list what? sockets, processes or values
+
+$ papactl s release 1
+papactl: error: s: status, set or shell?
+
+$ papactl describe s
+papactl: error: describe s: sockets or server?
+
+$ papactl make process x
+papactl: error: make process: x needs a command to run
+Try: papactl make process sleeper -- /bin/sleep 60
+
+$ papactl make process
+papactl: error: make process: NAME needs a command to run
+Try: papactl make process sleeper -- /bin/sleep 60
+
+$ papactl make process x --env FOO -- /bin/true
+papactl: error: --env needs a name and a value: --env NAME=VALUE
+
+$ papactl make process x --nonsense -- /bin/true
+papactl: error: unknown option --nonsense
+papactl help make process lists its options; words that begin with - come after --
+
+$ papactl make socket
+papactl: error: a socket needs a name
+Try: papactl make socket web --port 8080
+
+$ papactl make socket web 8080
+papactl: error: make socket: one word too many: '8080'
+papactl make socket NAME [OPTION...]
+
+$ papactl make value release 1
+papactl: error: cannot make 'value'; make what? socket or process
+Did you mean: papactl set NAME VALUE
+
+$ papactl remove sockets
+papactl: error: say which sockets to remove; '*' means all
+Try: papactl remove sockets web
+
+$ papactl watch
+papactl: error: say which processes to watch; '*' means all
+Try: papactl watch 'web.*'
+
+$ papactl get
+papactl: error: get what? Say the name of a value
+Try: papactl get release
+
+$ papactl stop web
+papactl: error: unknown command 'stop'
+papad never stops or signals a process. papactl list processes shows its pid; kill does the rest
+
+$ papactl start web
+papactl: error: unknown command 'start'
+Did you mean: papactl make process NAME -- COMMAND
+or, to start papad itself: systemctl start papad.socket
+
+$ papactl logs -f
+papactl: error: unknown command 'logs'
+Did you mean: papactl output
+
+$ papactl -n 5 output
+papactl: error: unknown option -n
+Options of a command come after it. papactl help lists the commands
+
+$ papactl frobnicate
+papactl: error: unknown command 'frobnicate'
+papactl help lists the commands
+
+$ papactl --port x list sockets
+papactl: error: --port must be a number from 1 to 65535, not 'x'
+
+$ papactl --port 1 --socket /x list sockets
+papactl: error: --socket or --port, not both
+
+$ papactl completion tcsh
+papactl: error: completion for which shell? bash, zsh or fish, not 'tcsh'
+
+$ papactl output --lines=few
+papactl: error: --lines must be a number or all, not 'few'
+
+$ papactl -H -oProxyCommand=x status
+papactl: error: not a host: '-oProxyCommand=x'
+"""
+
+TURNS = [turn.partition("\n") for turn in TRANSCRIPT.strip().split("\n\n")]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"), [(typed, said) for typed, _, said in TURNS], ids=[turn[0][10:] for turn in TURNS]
+)
+def test_wrong_turns(typed: str, said: str) -> None:
+    """None of them needs a papad."""
+    done = papactl(*typed.split()[2:], PAPAD_SOCKET="/nonexistent")
+    assert done == (2, "", said.strip("\n") + "\n")
+
+
+def test_papactl_alone_lists_the_commands() -> None:
+    done = papactl()
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("papactl: error: no command\nCommands:\n    status  ")
+    assert "    make process        Launch a process\n" in done.err
+
+
+def test_a_missing_double_dash_is_no_mistake(ctl: Papactl) -> None:
+    assert ctl.out("make", "process", "x", "/bin/ls", "-l", "/").startswith("x pid=")
+    assert ctl.described("x")["args"] == ["/bin/ls", "-l", "/"]
+
+
+def test_a_variable_as_a_shell_would_have_it(ctl: Papactl) -> None:
+    done = ctl("make", "process", "x", "FOO=1", "/bin/true")
+    assert done.status == 1
+    assert done.err.endswith("\nA variable of the environment is given like this: --env FOO=1\n")
+
+
+def test_no_papad_at_the_given_place(tmp_path: Path) -> None:
+    path = tmp_path / "none"
+    said = f"papactl: cannot connect to papad at {path}: No such file or directory\n"
+    hint = "Without --socket and --port, papactl looks for it by itself\n"
+    assert papactl("--socket", str(path), "status") == (3, "", said + hint)
+    done = papactl("status", PAPAD_SOCKET=str(path))
+    assert done.status == 3
+    assert done.err == said.replace(": No", " ($PAPAD_SOCKET): No") + "Unset PAPAD_SOCKET to have papactl look for it\n"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        done = papactl("--port", str(port), "status")
+    assert (done.status, done.err) == (
+        3,
+        f"papactl: cannot connect to papad at 127.0.0.1:{port}: Connection refused\n{hint}",
+    )
+
+
+@pytest.mark.skipif(os.path.exists("/run/papad/papad.sock"), reason="a papad is installed here")
+def test_no_papad_anywhere(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        try:
+            taken.bind(("127.0.0.1", 20202))
+        except OSError:
+            pytest.skip("port 20202 is in use here")
+        done = papactl("status", XDG_RUNTIME_DIR=str(tmp_path))
+    assert done == (
+        3,
+        "",
+        "papactl: cannot connect to papad at 127.0.0.1:20202 (the default): Connection refused\n"
+        "Looked for it at: $PAPAD_SOCKET, which is not set\n"
+        f"    {tmp_path}/papad.sock, not there\n"
+        "    /run/papad/papad.sock, not there\n"
+        "    127.0.0.1:20202, where nobody listens\n"
+        "To start it: sudo systemctl enable --now papad.socket\n",
+    )
+
+
+def test_a_dead_socket_of_ones_own_is_named(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "papad.sock"))
+    done = papactl("status", XDG_RUNTIME_DIR=str(tmp_path))
+    assert done.status == 3
+    assert f"papad at {tmp_path}/papad.sock (your own): Connection refused\n" in done.err
+    assert f"    {tmp_path}/papad.sock, this one\n" in done.err
+
+
+def test_something_else_at_the_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        import threading
+
+        thread = threading.Thread(target=lambda: other.accept()[0].close())
+        thread.start()
+        port = other.getsockname()[1]
+        done = papactl("--port", str(port), "status")
+        thread.join()
+    assert (done.status, done.err) == (
+        3,
+        f"papactl: 127.0.0.1:{port} does not answer as papad does; is something else there?\n",
+    )
