@@ -12,7 +12,8 @@ def test_a_follow_over_many_kills_prints_every_line_once(machine: Machine, papad
     lines = 400 * KILLS
     script = f"i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo $i; [ $((i % 40)) -ne 0 ] || sleep 0.05; done"
     machine.out("papactl", "make", "process", "counter", "--env", "PATH=/usr/bin", "--", "/bin/sh", "-c", script)
-    with machine.running("papactl", "output", "-f", "-n", "all", "-o", "cat", "counter") as popen:
+    follow = "papactl output -f -n all -o cat counter & cat; kill $!"
+    with machine.running("sh", "-c", follow) as popen:
         assert popen.stdout is not None
         seen = [popen.stdout.readline() for _ in range(10)]
         for n in range(KILLS):
