@@ -41,5 +41,7 @@ def test_somebody_who_is_not_let_in_is_told_what_to_do(machine: Machine, papad: 
 
 
 def test_status_counts_the_restarts_survived(machine: Machine, papad: Papad) -> None:
+    machine.out("papactl", "set", "a", "b")
     papad.wait_for_new(papad.sigkill())
-    assert " survived\n" in machine.out("papactl", "status")
+    papad.wait_for_new(papad.sigkill())
+    assert " restarts survived\n" in machine.out("papactl", "status")
