@@ -1,47 +1,33 @@
-"""papactl on a booted systemd: over restarts and kills of papad, and for somebody who is not let in."""
+"""papactl in a machine: what it follows goes on while papad is killed over and over."""
 
 from __future__ import annotations
 
-from tests.system.machine import Machine
-from tests.system.papad import STRANGER, Papad
+from tests.system.machine import wait_until
+from tests.system.papad import Papad
 
-KILLS = 20
-
-
-def test_a_follow_over_many_kills_prints_every_line_once(machine: Machine, papad: Papad) -> None:
-    lines = 400 * KILLS
-    script = f"i=0; while [ $i -lt {lines} ]; do i=$((i+1)); echo $i; [ $((i % 40)) -ne 0 ] || sleep 0.05; done"
-    machine.out("papactl", "make", "process", "counter", "--env", "PATH=/usr/bin", "--", "/bin/sh", "-c", script)
-    follow = "papactl output -f -n all -o cat counter & cat; kill $!"
-    with machine.running("sh", "-c", follow) as popen:
-        assert popen.stdout is not None
-        seen = [popen.stdout.readline() for _ in range(10)]
-        for n in range(KILLS):
-            old = papad.main_pid()
-            if n % 5 == 4:
-                papad.restart()
-            else:
-                papad.wait_for_new(papad.sigkill())
-            assert papad.main_pid() != old
-            seen.append(popen.stdout.readline())
-        while len(seen) < lines:
-            seen.append(popen.stdout.readline())
-    assert seen == [f"{n}\n" for n in range(1, lines + 1)]
+KILLS = 50
+WRITER = """import os, time
+number = 0
+while not os.path.exists("/run/enough"):
+    os.write(1, b"".join(b"line %07d\\n" % (number + i) for i in range(20)))
+    number += 20
+    time.sleep(0.01)
+os.write(1, b"the end after %d" % number)"""
+FOLLOW = "papactl output --follow --lines=all --output=cat w >/run/followed 2>/run/followed.errors & read _; kill $!"
 
 
-def test_somebody_who_is_not_let_in_is_told_what_to_do(machine: Machine, papad: Papad) -> None:
-    done = machine.run("papactl", "status", user=STRANGER, check=False)
-    assert done.returncode == 3
-    assert done.stderr.startswith("papactl: no permission to talk to papad at /run/papad/papad.sock (the system's)\n")
-    assert "sudo adduser $USER papad" in done.stderr
-    assert "systemctl --user enable --now papad.socket" in done.stderr
-    done = machine.run("papactl", "--port", "20202", "status", user=STRANGER, check=False)
-    assert done.returncode == 3
-    assert done.stderr.startswith("papactl: papad at 127.0.0.1:20202 refuses: ")
-
-
-def test_status_counts_the_restarts_survived(machine: Machine, papad: Papad) -> None:
-    machine.out("papactl", "set", "a", "b")
-    papad.wait_for_new(papad.sigkill())
-    papad.wait_for_new(papad.sigkill())
-    assert " restarts survived\n" in machine.out("papactl", "status")
+def test_a_follow_over_fifty_kills_prints_every_line_once(papad: Papad) -> None:
+    papad.machine.run("rm", "-f", "/run/enough")
+    papad.machine.write("/run/writer.py", WRITER)
+    followed = papad.machine.root("/run/followed")
+    with papad.machine.running("sh", "-c", FOLLOW):
+        papad.ask("make process w bufsize=64m /usr/bin/python3 /run/writer.py")
+        wait_until(lambda: followed.exists() and followed.stat().st_size, "the first lines are printed")
+        for _ in range(KILLS):
+            papad.wait_for_new(papad.sigkill())
+        papad.machine.write("/run/enough", "")
+        wait_until(lambda: "the end" in followed.read_text(), "the last line is printed")
+        *lines, end = followed.read_text().splitlines()
+    assert end == f"the end after {len(lines)}"
+    assert lines == [f"line {number:07d}" for number in range(len(lines))]
+    assert len(lines) > 1000
