@@ -51,32 +51,28 @@ def test_every_line_goes_to_the_journal_once_over_kills_of_papad(papad: Papad) -
     assert described(papad, name)["unforwarded"] == 0
 
 
-def test_a_journal_that_takes_nothing_holds_nothing_up(papad: Papad) -> None:
-    """journald is stopped: its socket fills, papad goes on and counts."""
+def captured_while_journald_is_stopped(papad: Papad, name: str, bufsize: str) -> dict[str, Any]:
+    """A process writes 100,000 lines while journald takes nothing; what is known of it then."""
     papad.ask("get v")
     journald = papad.machine.out("systemctl", "show", "-P", "MainPID", "systemd-journald.service")
     papad.machine.run("kill", "-STOP", journald)
     try:
-        papad.ask("make process flood journal=1 bufsize=8m /usr/bin/seq 100000")
-        wait_until(lambda: described(papad, "flood")["closed"], "all is captured")
-        facts = described(papad, "flood")
-        assert facts["captured"] == facts["buffered"] == len("".join(f"{i}\n" for i in range(1, 100001)))
+        papad.ask(f"make process {name} journal=1 bufsize={bufsize} /usr/bin/seq 100000")
+        wait_until(lambda: described(papad, name)["closed"], "all is captured")
+        return described(papad, name)
     finally:
         papad.machine.run("kill", "-CONT", journald)
+
+
+def test_a_journal_that_takes_nothing_holds_nothing_up(papad: Papad) -> None:
+    facts = captured_while_journald_is_stopped(papad, "flood", "8m")
+    assert facts["captured"] == facts["buffered"] == len("".join(f"{i}\n" for i in range(1, 100001)))
     wait_until(lambda: len(entries(papad, "flood")) >= 1000, "journald takes what waited")
 
 
 def test_what_is_overwritten_before_its_turn_is_counted(papad: Papad) -> None:
-    papad.ask("get v")
-    journald = papad.machine.out("systemctl", "show", "-P", "MainPID", "systemd-journald.service")
-    papad.machine.run("kill", "-STOP", journald)
-    try:
-        papad.ask("make process small journal=1 bufsize=4k /usr/bin/seq 100000")
-        wait_until(lambda: described(papad, "small")["closed"], "all is captured")
-        facts = described(papad, "small")
-        assert facts["captured"] - 8192 - 200_000 < facts["unforwarded"] < facts["captured"]
-    finally:
-        papad.machine.run("kill", "-CONT", journald)
+    facts = captured_while_journald_is_stopped(papad, "small", "4k")
+    assert facts["captured"] - 8192 - 200_000 < facts["unforwarded"] < facts["captured"]
 
 
 def test_nothing_captured_is_nothing_to_forward(papad: Papad) -> None:
