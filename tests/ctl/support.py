@@ -137,6 +137,15 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
+    def interrupt_until(self, text: str) -> None:
+        """Ctrl-C until it shows this. Python's readline overlooks one that comes right before it waits, until the next key."""
+        for _ in range(20):
+            self.type("\x03")
+            if select.select([self._fd], [], [], 0.5)[0]:
+                self.until(text)
+                return
+        raise AssertionError(f"no {text!r} after Ctrl-C")
+
     def rest(self) -> tuple[int, str]:
         """Its exit status and all that it shows up to its end."""
         with contextlib.suppress(OSError):

@@ -19,8 +19,7 @@ def test_commands_at_a_prompt_with_history_and_completion(ctl: Papactl, tmp_path
     assert "Did you mean: papactl list" in terminal.until("papad> ")
     terminal.type("set v 'a  b'\r")
     terminal.until("papad> ")
-    terminal.type("\x03")
-    terminal.until("papad> ")
+    terminal.interrupt_until("papad> ")
     terminal.type("quit\r")
     assert terminal.rest()[0] == 0
     assert ctl.out("get", "v") == "a  b\n"

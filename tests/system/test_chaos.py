@@ -25,7 +25,7 @@ CALLS = [
     "listen",
 ]
 CALLS += ["unlink", "setsockopt", "sendto", "fcntl", "epoll_ctl"]
-NTH_SECONDS = int(os.environ.get("PAPAD_NTH_SECONDS", "100"))
+NTH_SECONDS = int(os.environ.get("PAPAD_NTH_SECONDS", "60"))
 
 
 @pytest.fixture

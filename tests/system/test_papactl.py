@@ -1,9 +1,9 @@
-"""papactl in a machine: what it follows goes on while papad is killed over and over."""
+"""papactl on a booted systemd: over restarts and kills of papad, and for somebody who is not let in."""
 
 from __future__ import annotations
 
-from tests.system.machine import wait_until
-from tests.system.papad import Papad
+from tests.system.machine import Machine, wait_until
+from tests.system.papad import STRANGER, Papad
 
 KILLS = 50
 WRITER = """import os, time
@@ -23,11 +23,32 @@ def test_a_follow_over_fifty_kills_prints_every_line_once(papad: Papad) -> None:
     with papad.machine.running("sh", "-c", FOLLOW):
         papad.ask("make process w bufsize=64m /usr/bin/python3 /run/writer.py")
         wait_until(lambda: followed.exists() and followed.stat().st_size, "the first lines are printed")
-        for _ in range(KILLS):
-            papad.wait_for_new(papad.sigkill())
+        for number in range(KILLS):
+            if number % 10 == 9:
+                papad.restart()
+            else:
+                papad.wait_for_new(papad.sigkill())
         papad.machine.write("/run/enough", "")
         wait_until(lambda: "the end" in followed.read_text(), "the last line is printed")
         *lines, end = followed.read_text().splitlines()
     assert end == f"the end after {len(lines)}"
     assert lines == [f"line {number:07d}" for number in range(len(lines))]
     assert len(lines) > 1000
+
+
+def test_somebody_who_is_not_let_in_is_told_what_to_do(machine: Machine, papad: Papad) -> None:
+    done = machine.run("papactl", "status", user=STRANGER, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("papactl: no permission to talk to papad at /run/papad/papad.sock (the system's)\n")
+    assert "sudo adduser $USER papad" in done.stderr
+    assert "systemctl --user enable --now papad.socket" in done.stderr
+    done = machine.run("papactl", "--port", "20202", "status", user=STRANGER, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("papactl: papad at 127.0.0.1:20202 refuses: ")
+
+
+def test_status_counts_the_restarts_survived(machine: Machine, papad: Papad) -> None:
+    machine.out("papactl", "set", "a", "b")
+    papad.wait_for_new(papad.sigkill())
+    papad.wait_for_new(papad.sigkill())
+    assert " restarts survived\n" in machine.out("papactl", "status")
