@@ -1,4 +1,4 @@
-"""docs/papactl.md says what papactl does. PAPAD_WRITE_DOCS=1 in the environment brings its transcript up to date."""
+"""docs/papactl.md and README.md say what papactl does. PAPAD_WRITE_DOCS=1 brings the transcript in README.md up to date."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.ctl.support import Papactl
 from tests.unit.support import REPOSITORY, wait_until
 
 PAGE = REPOSITORY / "docs/papactl.md"
+README = REPOSITORY / "README.md"
 BEGIN, END = "<!-- transcript begin -->\n", "<!-- transcript end -->\n"
 
 TYPED = (
@@ -41,10 +42,10 @@ def test_the_transcript_is_what_papactl_says(ctl: Papactl) -> None:
             ctl.ends("job")
             wait_until(lambda: ctl.described("web.1")["captured"], "web.1 has said something")
     made = BEGIN + "\n" + "\n".join(re.sub(r" +\n", "\n", each) for each in said) + "\n" + END
-    page = PAGE.read_text()
+    page = README.read_text()
     new = page[: page.index(BEGIN)] + made + page[page.index(END) + len(END) :]
     if os.environ.get("PAPAD_WRITE_DOCS"):
-        PAGE.write_text(new)
+        README.write_text(new)
     assert new == page
 
 
