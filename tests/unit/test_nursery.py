@@ -197,9 +197,9 @@ def test_a_child_begins_in_a_clean_state(nursery: Nursery) -> None:
     script = "cat /proc/self/status; umask; ulimit -n; cut -d' ' -f5,6 /proc/$$/stat; echo $$; pwd"
     lines = nursery.output("/bin/sh", "-c", script, env={"PATH": "/bin:/usr/bin"}, nofile=321).splitlines()
     status = dict(line.split(":\t") for line in lines if ":\t" in line)
-    assert {name: int(status[name], 16) for name in ("SigBlk", "SigIgn", "ShdPnd")} == dict.fromkeys(
-        ("SigBlk", "SigIgn", "ShdPnd"), 0
-    )
+    settable = sum(1 << number - 1 for number in signal.valid_signals())  # 32 and 33 are the C library's own
+    states = {name: int(status[name], 16) & settable for name in ("SigBlk", "SigIgn", "ShdPnd")}
+    assert states == dict.fromkeys(("SigBlk", "SigIgn", "ShdPnd"), 0)
     umask, nofile, group_and_session, pid, directory = lines[-5:]
     assert (umask, nofile, directory) == ("0022", "321", str(REPOSITORY))
     assert group_and_session == f"{pid} {pid}"
