@@ -39,11 +39,6 @@ class LineReader:
         self._size = 0
         self._skipping = False
 
-    @property
-    def pending(self) -> bool:
-        """Whether the stream stands in the middle of a line."""
-        return self._size > 0 or self._skipping
-
     def feed(self, data: bytes) -> list[bytes | LineTooLong]:
         """The lines that `data` completes, without their newlines; a LineTooLong in the place of one over the limit."""
         *ends, rest = data.split(b"\n")

@@ -1,13 +1,14 @@
 """Forwarding output to the journal, line by line, without ever waiting for it.
 
 Lines are read back from the ring after they were captured. How far each stream has been forwarded is in the ring's header, so a papad that
-is killed leaves no line out; the one that it was just sending may come twice. While journald is busy, lines wait in the ring; those that
-are acknowledged or overwritten before their turn are counted, in bytes. The format is that of systemd's native journal protocol; the sender
+is killed leaves no line out; the one that it was just sending may come twice. While journald is busy, lines wait in the ring, which counts those
+that are acknowledged or overwritten before their turn. The format is that of systemd's native journal protocol; the sender
 of systemd-python would block while journald is stuck.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping
 from typing import Protocol
@@ -16,6 +17,7 @@ from papad.kernel.ring import STREAMS, Ring
 
 _SOCKET = "/run/systemd/journal/socket"
 _PRIORITIES = (b"6", b"3")  # info and err of syslog(3)
+_PIECE = 16 * 1024  # bytes read at once
 _LONGEST = 48 * 1024  # bytes of one line, as journald has it for services (LineMax= of journald.conf(5))
 
 
@@ -29,15 +31,20 @@ class Source(Protocol):
 
 
 class Journal:
-    """The journal's socket, connected when it is first needed, and again when journald has been started anew."""
+    """The way to the journal."""
 
     def __init__(self, path: str = _SOCKET) -> None:
         self._path = path
-        self._socket: socket.socket | None = None
+        # One socket for good: when journald has been started anew it is connected once more, and whoever polls it need not know.
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
     def fileno(self) -> int:
         """The socket; it is writable when journald takes more."""
-        return self._socket.fileno() if self._socket else -1
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._socket.close()
 
     def forward(self, process: Source) -> bool:
         """Forward all complete lines, and of a stream that has ended what is left; whether journald took all that it could get.
@@ -45,24 +52,14 @@ class Journal:
         If not, call again when the socket is writable.
         """
         ring = process.ring
-        if ring is None:
-            return True
-        head = ring.state.head
-        passed = {
-            stream: head - ring.forwarded(stream) for stream in range(len(STREAMS)) if ring.forwarded(stream) < head
-        }
-        missed = max(passed.values(), default=0)  # of both streams; nobody can tell them apart any more
-        for stream in passed:
-            ring.note_forwarded(stream, head, missed=missed)
-            missed = 0
-        return all(self._forward_stream(process, ring, stream) for stream in range(len(STREAMS)))
+        return ring is None or all(self._forward_stream(process, ring, stream) for stream in range(len(STREAMS)))
 
     def _forward_stream(self, process: Source, ring: Ring, stream: int) -> bool:
-        pending = b""
-        for chunk in ring.read(ring.forwarded(stream), ring.capacity):
+        pending, end = b"", ring.forwarded(stream)
+        while chunk := next(ring.read(end, _PIECE), None):
+            end = chunk.position + len(chunk.data)
             if chunk.stream != stream:
                 continue
-            end = chunk.position + len(chunk.data)
             *lines, rest = (pending + chunk.data).split(b"\n")
             if len(rest) >= _LONGEST:
                 lines.append(rest)
@@ -96,28 +93,17 @@ class Journal:
         entry = _entry(fields)
         for _ in range(2):
             try:
-                self._connected().send(entry)
+                self._socket.send(entry)
             except BlockingIOError:
                 return False
-            except OSError:  # journald was started anew, or there is none
-                self.close()
+            except OSError:  # not connected yet, or journald was started anew, or there is none
+                with contextlib.suppress(OSError):
+                    self._socket.connect(self._path)
             else:
                 return True
         assert process.ring is not None
-        process.ring.note_forwarded(stream, process.ring.forwarded(stream), missed=len(line) + 1)
+        process.ring.note_forwarded(stream, process.ring.forwarded(stream), missed=1)
         return True
-
-    def _connected(self) -> socket.socket:
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            self._socket.connect(self._path)
-        return self._socket
-
-    def close(self) -> None:
-        """Let go of the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
 
 
 def _entry(fields: Mapping[str, bytes]) -> bytes:

@@ -123,8 +123,9 @@ class Processes:
 
     def _take_back(self, id: int, entry: Entry) -> None:
         fields, fds = entry.fields, entry.fds
-        ring = Ring(fds["ring"]) if "ring" in fds else None
-        process = Process(id, fields["name"], Spec(**fields["spec"]), ring)
+        spec = Spec(**fields["spec"])
+        ring = Ring(fds["ring"], journal=spec.journal) if "ring" in fds else None
+        process = Process(id, fields["name"], spec, ring)
         process.pipes = {stream: fds[name] for stream, name in enumerate(STREAMS) if name in fds}
         process.pid, process.started = fields.get("pid", 0), fields.get("started", 0.0)
         process.pidfd = fds.get("pidfd", -1)
@@ -187,7 +188,7 @@ class Processes:
             )
             cleanup_on_fail.callback(self._release, process)
             if spec.out or spec.err:
-                process.ring = Ring.create(spec.bufsize)
+                process.ring = Ring.create(spec.bufsize, journal=spec.journal)
             standard, process.pipes = launch.standard_streams(spec, always_cleanup)
             fds = {STREAMS[stream]: fd for stream, fd in process.pipes.items()}
             if process.ring:
@@ -226,6 +227,7 @@ class Processes:
         for process in self._by_id.values():
             for fd in process.pipes.values():
                 asyncio.get_running_loop().remove_reader(fd)
+        self._journal.close()
         self._spawner.close()
 
     def forget(self, process: Process) -> None:

@@ -42,7 +42,7 @@ class State:
     next: int = 0  # the number the next record gets
     out_forwarded: int = 0  # up to here the stream's lines went to the journal
     err_forwarded: int = 0
-    unforwarded: int = 0  # bytes that went past the journal
+    unforwarded: int = 0  # lines that went past the journal
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,11 @@ class Chunk:
 class Ring:
     """A ring over its memfd `fd`, which it owns."""
 
-    def __init__(self, fd: int) -> None:
-        """Take over the memfd of an existing ring. Raises ValueError when it is none; then `fd` stays the caller's."""
+    def __init__(self, fd: int, *, journal: bool = False) -> None:
+        """Take over the memfd of an existing ring, of which lines go to the journal or not.
+
+        Raises ValueError when it is none; then `fd` stays the caller's.
+        """
         header = os.pread(fd, _HEADER_SIZE, 0)
         if len(header) < _HEADER_SIZE:
             raise ValueError("the ring's memfd is too short")
@@ -73,17 +76,18 @@ class Ring:
         staged = State(*_STATE.unpack_from(header, _STATE_OFFSET + _STATE.size + _STAGED.size))
         self.staged = staged if is_staged else None
         self.fd = fd
+        self._journal = journal
         self._data = _HEADER_SIZE + self._records * _ENTRY.size
 
     @classmethod
-    def create(cls, capacity: int) -> Ring:
+    def create(cls, capacity: int, *, journal: bool = False) -> Ring:
         """An empty ring for `capacity` bytes of output. Raises OSError (EMFILE, ENOMEM, EFBIG)."""
         records = max(64, min(_MAX_RECORDS, capacity // 64))
         fd = os.memfd_create("papad-ring", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, _HEADER_SIZE + records * _ENTRY.size + capacity)
             parcel.write_all(fd, _FIXED.pack(_MAGIC, capacity, records))
-            return cls(fd)
+            return cls(fd, journal=journal)
         except BaseException:
             os.close(fd)
             raise
@@ -144,15 +148,17 @@ class Ring:
         return self.state.err_forwarded if stream else self.state.out_forwarded
 
     def note_forwarded(self, stream: int, position: int, missed: int = 0) -> None:
-        """The lines of a stream up to `position` have gone to the journal, but for `missed` bytes."""
+        """The lines of a stream up to `position` have gone to the journal, but for `missed` ones."""
         field = "err_forwarded" if stream else "out_forwarded"
         self._save(replace(self.state, **{field: position}, unforwarded=self.state.unforwarded + missed), None)
 
     def read(self, start: int, limit: int) -> Iterator[Chunk]:
         """The records from position `start` on, `limit` bytes at most; the last one may be cut."""
-        state = self.state
+        return self._chunks(self.state, start, limit)
+
+    def _chunks(self, state: State, start: int, limit: int) -> Iterator[Chunk]:
         position = max(start, state.head)
-        number = self._number_at(position)
+        number = self._number_at(position, state)
         while position < state.tail and limit > 0:
             stop = self._entry(number + 1)[0] if number + 1 < state.next else state.tail
             size = min(stop - position, limit)
@@ -199,13 +205,24 @@ class Ring:
         """The state with all before `head` dropped."""
         if head <= state.head:
             return state
+        if self._journal:
+            state = self._past_journal(state, head)
         lost = state.lost + (head - state.head if lose else 0)
         first = state.next if head >= state.tail else self._number_at(head, state)
         return replace(state, head=head, lost=lost, first=first)
 
-    def _number_at(self, position: int, state: State | None = None) -> int:
+    def _past_journal(self, state: State, head: int) -> State:
+        """The state with the lines counted that end before `head` and have not been forwarded."""
+        forwarded = [state.out_forwarded, state.err_forwarded]
+        missed = 0
+        if min(forwarded) < head:
+            for chunk in self._chunks(state, min(forwarded), head - max(state.head, min(forwarded))):
+                missed += chunk.data.count(b"\n", max(0, forwarded[chunk.stream] - chunk.position))
+        out, err = (max(position, head) for position in forwarded)
+        return replace(state, out_forwarded=out, err_forwarded=err, unforwarded=state.unforwarded + missed)
+
+    def _number_at(self, position: int, state: State) -> int:
         """The number of the record that `position` is in: the last that starts at or before it."""
-        state = state or self.state
         low, high = state.first, state.next
         while high - low > 1:
             middle = (low + high) // 2
