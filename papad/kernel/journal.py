@@ -1,9 +1,9 @@
 """Forwarding output to the journal, line by line, without ever waiting for it.
 
 Lines are read back from the ring after they were captured. How far each stream has been forwarded is in the ring's header, so a papad that
-is killed leaves no line out; the one that it was just sending may come twice. While journald is busy, lines wait in the ring, which counts those
-that are acknowledged or overwritten before their turn. The format is that of systemd's native journal protocol; the sender
-of systemd-python would block while journald is stuck.
+is killed leaves no line out; the one that it was just sending may come twice. While journald is busy, lines wait in the ring, which
+counts those that are acknowledged or overwritten before their turn. The format is that of systemd's native journal protocol; the
+sender of systemd-python would block while journald is stuck.
 """
 
 from __future__ import annotations
