@@ -136,12 +136,15 @@ def describe_server(kernel: Kernel, words: list[str]) -> str:
 
 
 def read_output(kernel: Kernel, options: dict[str, Any], patterns: list[str]) -> Output:
-    after = {}
-    for id, position in options.pop("after.", {}).items():
+    after, before = (_positions(name, options.pop(f"{name}.", {})) for name in ("after", "before"))
+    return Output(Reading(kernel.processes, Query(patterns, after=after, before=before, **options)))
+
+
+def _positions(option: str, texts: dict[str, str]) -> dict[int, int]:
+    for id, position in texts.items():
         if number(id) < 0 or number(position) < 0:
-            raise Error(f"after.ID=POSITION wants two numbers, not {id} and {position}")
-        after[number(id)] = number(position)
-    return Output(Reading(kernel.processes, Query(patterns, after=after, **options)))
+            raise Error(f"{option}.ID=POSITION wants two numbers, not {id} and {position}")
+    return {number(id): number(position) for id, position in texts.items()}
 
 
 def _list(lines: list[str]) -> str:
@@ -250,6 +253,7 @@ PROCESS_OPTIONS = (
 
 OUTPUT_OPTIONS = (
     Option("last", _whole(0, 2**31 - 1), "only the newest so many records, of all processes together"),
+    Option("bytes", parse_size, "only the newest so many bytes, of all processes together; k, m, g as with bufsize"),
     Option("since", _seconds, "only what came at this time or later, in seconds since 1970"),
     Option("until", _seconds, "only what came at this time or earlier"),
     Option("stream", _one_of(dict.fromkeys(("out", "err"))), "only out, or only err"),
@@ -296,8 +300,8 @@ COMMANDS = (
         needs_name="Process requires a name",
         options=PROCESS_OPTIONS,
         prefixes={
-            "env.": "a variable of its environment",
-            "rlimit.": "a resource limit, soft and hard; see setrlimit(2)",
+            "env.NAME": "a variable of its environment",
+            "rlimit.NAME": "a resource limit, soft and hard; see setrlimit(2)",
         },
         examples=(
             "make process web uid=www-data env.PATH=/usr/bin python3 -m http.server $(socket.web.port)",
@@ -337,7 +341,10 @@ COMMANDS = (
         help="What is read stays for watchers, and what they acknowledge is gone from here. "
         + _PATTERN_HELP.format("a PID"),
         options=OUTPUT_OPTIONS,
-        prefixes={"after.": "for the process with this id, only what comes after this position"},
+        prefixes={
+            "after.ID": "for the process with this id, only what comes from this position on",
+            "before.ID": "for the process with this id, only what comes before this position",
+        },
         examples=("output last=100 web.*", "output follow=1 since=1795450637"),
         handler=read_output,
     ),

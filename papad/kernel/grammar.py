@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from papad import wire
@@ -41,7 +41,7 @@ class Command:
     help: str = ""
     needs_name: str = ""  # the error when no name follows
     options: tuple[Option, ...] = ()
-    prefixes: Mapping[str, str] | None = None  # `env.` and the like: options with any ending, and their help
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # `env.NAME`: any ending will do; its help
     rest: bool = True  # whether words may follow the options
     abbreviate: bool = True
     examples: tuple[str, ...] = ()
@@ -73,12 +73,13 @@ class Command:
 
     def _parse(self, texts: dict[str, str]) -> dict[str, Any]:
         known = {option.name: option for option in self.options}
+        prefixes = {name.partition(".")[0] + "." for name in self.prefixes}
         values: dict[str, Any] = {}
         for name, text in texts.items():
             if "\0" in name + text:
                 raise Error(f"{name} cannot hold the character NUL".replace("\0", "\\0"))
             prefix = name.partition(".")[0] + "."
-            if self.prefixes and prefix in self.prefixes:
+            if prefix in prefixes:
                 values.setdefault(prefix, {})[name[len(prefix) :]] = text
             elif name not in known:
                 raise Error(f'Unknown option "{name}". {self._see_help()}')
@@ -99,7 +100,7 @@ class Command:
             parts.append(self.help)
         if self.options:
             rows = [(option.name, option.help) for option in self.options]
-            rows += [(f"{prefix}NAME", text) for prefix, text in (self.prefixes or {}).items()]
+            rows += self.prefixes.items()
             width = max(len(name) for name, _ in rows)
             parts.append("Options:\n" + "\n".join(f"    {name:{width}}  {text}" for name, text in rows))
         if self.examples:

@@ -6,11 +6,12 @@ A frame is one line, `KIND:NAME:TIMESTAMP:NUMBER:ID:POSITION`, after which those
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 from papad.kernel.processes import Process, Processes
-from papad.kernel.ring import STREAMS
+from papad.kernel.ring import STREAMS, Ring
 
 _CHUNK = 16 * 1024
 
@@ -23,11 +24,13 @@ class Query:
 
     patterns: list[str]
     last: int | None = None
+    bytes: int | None = None
     since: float = 0.0
     until: float = float("inf")
     stream: str | None = None
     follow: bool = False
     after: dict[int, int] = field(default_factory=dict)  # process id -> position
+    before: dict[int, int] = field(default_factory=dict)  # process id -> position
 
 
 class Reading:
@@ -47,7 +50,7 @@ class Reading:
         self._told: set[int] = set()  # ids whose end was sent
         self._news: dict[int, Process] = {}
         found = processes.select(query.patterns, required=not query.follow)
-        starts = self._newest(found) if query.last is not None else {}
+        starts = self._newest(found) if (query.last, query.bytes) != (None, None) else {}
         for process in found:
             self._news[process.id] = process
             if process.id not in self._positions:
@@ -86,8 +89,10 @@ class Reading:
         """The frames of one process from its position on. They count once `frames` has handed them out."""
         query, id = self.query, process.id
         position = self._positions[id]
+        before = query.before.get(id, sys.maxsize)
         while process.ring is not None:
-            chunk = next(process.ring.read(position, _CHUNK), None)
+            start = max(position, process.ring.state.head)
+            chunk = next(process.ring.read(start, min(_CHUNK, before - start)), None)
             if chunk is None or chunk.time > query.until:
                 break
             if chunk.position > position:
@@ -127,20 +132,26 @@ class Reading:
         return max(0, process.ring.state.head - process.ring.state.lost)
 
     def _newest(self, processes: list[Process]) -> dict[int, int]:
-        """Where the newest `last` records of all begin, for each process."""
-        assert self.query.last is not None
-        stream = None if self.query.stream is None else STREAMS.index(self.query.stream)
+        """Where the newest `last` records of all, or the newest `bytes`, begin for each process."""
+        query = self.query
+        stream = None if query.stream is None else STREAMS.index(query.stream)
         starts = {each.id: each.ring.state.tail for each in processes if each.ring is not None}
-        records = [
-            (time, each.id, position)
-            for each in processes
-            if each.ring is not None
-            for time, position in each.ring.newest_records(self.query.last, stream)
-            if self.query.since <= time <= self.query.until
-        ]
-        for _, id, position in heapq.nlargest(self.query.last, records):
-            starts[id] = min(starts[id], position)
+        records = (_newest_first(each.id, each.ring, stream) for each in processes if each.ring is not None)
+        wanted = sys.maxsize if query.last is None else query.last
+        room = sys.maxsize if query.bytes is None else query.bytes
+        for time, id, position, end in heapq.merge(*records, reverse=True):
+            if not wanted or not room:
+                break
+            if query.since <= time <= query.until:
+                starts[id] = max(position, end - room)
+                wanted -= 1
+                room -= end - starts[id]
         return starts
+
+
+def _newest_first(id: int, ring: Ring, stream: int | None) -> Iterator[tuple[float, int, int, int]]:
+    for time, position, end in ring.newest_first(stream):
+        yield time, id, position, end
 
 
 def _line(kind: str, process: Process, time: float, number: int, position: int) -> bytes:

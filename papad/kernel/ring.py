@@ -179,16 +179,14 @@ class Ring:
                 high = middle
         return max(self.state.head, self._entry(low)[0]) if low < self.state.next else self.state.tail
 
-    def newest_records(self, count: int, stream: int | None) -> list[tuple[float, int]]:
-        """Time and position of the newest `count` records, of one stream or of both, the newest first."""
-        found: list[tuple[float, int]] = []
-        for number in range(self.state.next - 1, self.state.first - 1, -1):
-            if len(found) == count:
-                break
+    def newest_first(self, stream: int | None) -> Iterator[tuple[float, int, int]]:
+        """Time, position and end of the records, of one stream or of both, the newest first."""
+        state, end = self.state, self.state.tail
+        for number in range(state.next - 1, state.first - 1, -1):
             position, stamp = self._entry(number)
             if stream in (None, stamp & 1):
-                found.append(((stamp >> 1) / 1e9, max(position, self.state.head)))
-        return found
+                yield (stamp >> 1) / 1e9, max(position, state.head), end
+            end = position
 
     def _bytes(self, position: int, size: int) -> bytes:
         offset, room = self.place(position)

@@ -28,7 +28,7 @@ MAKE = Command(
     summary="Make it",
     needs_name="Thing requires a name",
     options=(Option("size", whole, "how large"),),
-    prefixes={"env.": "a variable"},
+    prefixes={"env.NAME": "a variable"},
     handler=lambda kernel, name, options, words: (name, options, words),
 )
 

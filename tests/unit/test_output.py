@@ -103,7 +103,33 @@ def test_what_is_lost_is_told_and_positions_go_on(papad: Daemon) -> None:
     assert b"".join(each[2] for each in read(papad, "output") if each[0] == "out") == b"6789abcdef"
     assert read(papad, f"output after.{facts['id']}=12") == [("out", "a", b"cdef", 12), ("closed", "a", 0, 16)]
     assert read(papad, f"output after.{facts['id']}=16") == [("closed", "a", 0, 16)]
+    assert read(papad, f"output after.{facts['id']}=7 before.{facts['id']}=9") == [("out", "a", b"78", 7)]
+    assert read(papad, f"output before.{facts['id']}=9") == [("lost", "a", 6, 6), ("out", "a", b"678", 6)]
+    assert read(papad, f"output before.{facts['id']}=5") == []
     assert papad.ask("output after.x=1").startswith("Error: after.ID=POSITION wants two numbers")
+    assert papad.ask("output before.1=x").startswith("Error: before.ID=POSITION wants two numbers")
+
+
+def test_the_newest_bytes_of_all(papad: Daemon) -> None:
+    papad.ask("make process a shell=1 echo\\ one;sleep\\ .02;echo\\ two\\ >&2;sleep\\ .02;echo\\ three")
+    ended(papad, "a")
+    papad.ask("make process b /bin/echo four")
+    ended(papad, "b")
+    three, four = ("out", "a", b"three\n", 8), ("out", "b", b"four\n", 0)
+    ends = [("closed", "a", 0, 14), ("closed", "b", 0, 5)]
+
+    def newest(options: str) -> list[Frame]:
+        return [each for each in read(papad, f"output {options}") if each not in ends]
+
+    assert newest("bytes=0") == []
+    assert newest("bytes=3") == [("out", "b", b"ur\n", 2)]
+    assert newest("bytes=5") == [four]
+    assert newest("bytes=7") == [("out", "a", b"e\n", 12), four]
+    assert newest("bytes=14 stream=out") == [("out", "a", b"ne\n", 1), three, four]
+    assert newest("bytes=1k") == [("out", "a", b"one\n", 0), ("err", "a", b"two\n", 4), three, four]
+    assert newest("bytes=1k last=1") == [four]
+    assert newest("bytes=2 last=2") == [("out", "b", b"r\n", 3)]
+    assert papad.ask("output bytes=x").startswith("Error: bytes must be a number of bytes")
 
 
 def test_following_hears_of_what_comes_and_of_processes_made_later(papad: Daemon, tmp_path: Path) -> None:
