@@ -45,6 +45,8 @@ _SERVER = "server"  # key in the vault
 def main() -> None:
     """Run papad until a signal or exit-if-idle ends it."""
     options = _parser().parse_args()
+    # A name in host= is looked up while everything else waits: for a second, not ten (resolv.conf(5)).
+    os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
     nofile = raise_nofile_limit()
     service = Service()
     _set_up_log(debug=options.debug, journal=service.managed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -203,3 +204,22 @@ def drop_in(papad: Papad, *lines: str) -> Iterator[None]:
     finally:
         papad.machine.root(path).unlink()
         papad.systemctl("daemon-reload")
+
+
+SILENT = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('127.0.0.9', 53)); print('bound', flush=True); input()"
+
+
+def test_a_silent_name_server_holds_papad_up_for_a_second(papad: Papad) -> None:
+    papad.machine.run("mv", "/etc/resolv.conf", "/etc/resolv.conf.away", check=False)
+    papad.machine.write("/etc/resolv.conf", "nameserver 127.0.0.9\n")
+    try:
+        with papad.machine.running("/usr/bin/python3", "-c", SILENT) as silent:
+            assert silent.stdout is not None
+            assert silent.stdout.readline() == "bound\n"
+            papad.ask("get v")
+            begun = time.monotonic()
+            assert papad.ask("make socket s host=slow.example").startswith("Error: Cannot resolve host slow.example")
+            assert 0.9 < time.monotonic() - begun < 4  # resolv.conf(5) has it wait for ten
+    finally:
+        papad.machine.root("/etc/resolv.conf").unlink()
+        papad.machine.run("mv", "/etc/resolv.conf.away", "/etc/resolv.conf", check=False)
