@@ -9,12 +9,12 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from papad import requests, wire
 from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
 from papad.incoming import DONE, Batch, Frame, Incoming
-from papad.requests import Reading, Word
+from papad.requests import Reading, Selection, Word
 
 T = TypeVar("T")
 
@@ -99,38 +99,26 @@ class Client:
         request = requests.describe(kind, *patterns)
         return request.parse(self.ask(request.line))
 
-    def output(
-        self,
-        *patterns: str,
-        last: int | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        stream: str | None = None,
-        after: Mapping[int, int] | None = None,
-    ) -> Iterator[Frame]:
+    def output(self, *patterns: str, **selection: Unpack[Selection]) -> Iterator[Frame]:
         """The output that papad holds of the processes that match, by time; nothing is consumed.
 
         An iterator that is not read to its end takes the connection with it.
         """
-        return self.frames(Reading(patterns, last, since, until, stream, after).line())
+        return self.frames(Reading(patterns, **selection).line())
 
     def follow(
         self,
         *patterns: str,
-        last: int | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        stream: str | None = None,
-        after: Mapping[int, int] | None = None,
         timeout: float | None = None,
         reconnect: float = RECONNECT,
+        **selection: Unpack[Selection],
     ) -> Iterator[Frame]:
         """The same, and what comes, of processes made later too; goes on over restarts of papad without gap or repeat.
 
         It has a connection of its own. Raises TimedOut when nothing comes for `timeout` seconds, Unreachable when papad is gone
         for `reconnect` seconds.
         """
-        reading = Reading(patterns, last, since, until, stream, after, follow=True)
+        reading = Reading(patterns, follow=True, **selection)
         return read(reading, lambda: connect(self.address, reconnect, self.timeout), timeout)
 
     def frames(self, line: bytes, timeout: float | None = -1.0) -> Iterator[Frame]:

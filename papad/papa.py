@@ -7,13 +7,13 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self, TypeVar, overload
+from typing import Any, ClassVar, Literal, Self, TypeVar, Unpack, overload
 
 from papad import requests
 from papad.client import Client, connect, find, read
 from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
 from papad.incoming import Frame
-from papad.requests import Reading, Request, Text
+from papad.requests import Reading, Request, Selection, Text
 from papad.watcher import Watcher
 
 T = TypeVar("T")
@@ -207,33 +207,16 @@ class Papa:
         """Everything known about `sockets`, `processes` or `values` that match, or `server`."""
         return self._do(requests.describe(kind, *args))
 
-    def output(
-        self,
-        *args: Any,
-        last: int | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        stream: str | None = None,
-        after: Mapping[int, int] | None = None,
-    ) -> Iterator[Frame]:
+    def output(self, *args: Any, **selection: Unpack[Selection]) -> Iterator[Frame]:
         """The output that papad holds of the processes that match, by time. Nothing is consumed, and no watcher disturbed."""
-        return read(Reading(args, last, since, until, stream, after), self.another, self.timeout)
+        return read(Reading(args, **selection), self.another, self.timeout)
 
-    def follow(
-        self,
-        *args: Any,
-        last: int | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        stream: str | None = None,
-        after: Mapping[int, int] | None = None,
-        timeout: float | None = None,
-    ) -> Iterator[Frame]:
+    def follow(self, *args: Any, timeout: float | None = None, **selection: Unpack[Selection]) -> Iterator[Frame]:
         """The same, and what comes, of processes made later too; goes on over restarts of papad without gap or repeat.
 
         Raises TimedOut when nothing comes for `timeout` seconds.
         """
-        return read(Reading(args, last, since, until, stream, after, follow=True), self.another, timeout)
+        return read(Reading(args, follow=True, **selection), self.another, timeout)
 
     # Connections
 

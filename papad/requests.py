@@ -11,8 +11,8 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 from papad import wire
 from papad.errors import Error
@@ -188,37 +188,58 @@ def describe(kind: str, *patterns: object) -> Request[list[dict[str, Any]]]:
     return Request(_about("describe", kind, patterns), lambda answer: [json.loads(each) for each in _lines(answer)])
 
 
-@dataclass
+class Selection(TypedDict, total=False):
+    """Which part of the captured output to read; times in seconds since 1970."""
+
+    last: int | None
+    """Only the newest so many records, of all processes together."""
+    bytes: int | None
+    """Only the newest so many bytes, of all processes together."""
+    since: float | None
+    until: float | None
+    stream: str | None
+    """Only `out`, or only `err`."""
+    after: Mapping[int, int] | None
+    """Process id to the position from which on to read it."""
+    before: Mapping[int, int] | None
+    """Process id to the position up to which to read it."""
+
+
 class Reading:
     """What to read of the captured output, and how far it has come, so that it can go on after a restart of papad."""
 
-    patterns: tuple[object, ...] = ()
-    last: int | None = None
-    since: float | None = None
-    until: float | None = None
-    stream: str | None = None
-    after: Mapping[int, int] | None = None
-    follow: bool = False
-    positions: dict[int, int] = field(default_factory=dict)
-    """Process id to the position up to which its output was taken."""
-    begun: bool = False
-
-    def __post_init__(self) -> None:
-        self.positions.update(self.after or {})
+    def __init__(
+        self, patterns: tuple[object, ...] = (), *, follow: bool = False, **selection: Unpack[Selection]
+    ) -> None:
+        if unknown := selection.keys() - Selection.__annotations__.keys():
+            raise TypeError(
+                f"output can be selected by {', '.join(Selection.__annotations__)}, not by {', '.join(unknown)}"
+            )
+        self.patterns = patterns
+        self.follow = follow
+        self.positions = dict(selection.get("after") or {})
+        """Process id to the position up to which its output was taken."""
+        self.begun = False
+        self._selection = selection
         self._closed: set[int] = set()
 
     @property
+    def _partial(self) -> bool:
+        """Whether it begins with the newest of what there is."""
+        return (self._selection.get("last"), self._selection.get("bytes")) != (None, None)
+
+    @property
     def atomic(self) -> bool:
-        """Whether it has to be read in one go: the newest records of all cannot be continued after a restart."""
-        return self.last is not None and not self.follow
+        """Whether it has to be read in one go: the newest of all cannot be continued after a restart."""
+        return self._partial and not self.follow
 
     @property
     def inquiry(self) -> Request[list[dict[str, Any]]] | None:
         """What `locate` must be told before a line is sent, if anything.
 
-        At the beginning with `last`, to tell later what is old from what is new; and to go on, to forget processes that are gone.
+        Where only the newest is wanted, to tell later what is old from what is new; and to go on, to forget processes that are gone.
         """
-        needed = self.begun or (self.follow and self.last is not None)
+        needed = self.begun or (self.follow and self._partial)
         return describe("processes", *self.patterns) if needed else None
 
     def locate(self, described: Iterable[Mapping[str, Any]]) -> None:
@@ -232,11 +253,12 @@ class Reading:
 
     def line(self) -> bytes:
         """The command that reads it, or the rest of it."""
-        last = None if self.begun else self.last
-        options = {"last": last, "since": self.since, "until": self.until, "stream": self.stream}
+        left_out = {"after", "before", *(("last", "bytes") if self.begun else ())}
+        options: dict[str, object] = {name: value for name, value in self._selection.items() if name not in left_out}
         words: list[Word] = ["output", *_options(options | {"follow": 1 if self.follow else None})]
         words += [(f"after.{id}", str(position)) for id, position in self.positions.items()]
-        if not self.begun and self.follow and self.last is not None:
+        words += [(f"before.{id}", str(position)) for id, position in (self._selection.get("before") or {}).items()]
+        if not self.begun and self.follow and self._partial:
             self.positions.update(self._start)
         self.begun = not self.atomic
         return line(words + _patterns(self.patterns))

@@ -46,17 +46,17 @@ class Connection:
         """Send a command that begins to watch, and return its first line."""
         return await self._ask(line, self._incoming.line)
 
-    async def batch(self) -> Batch:
-        """The next batch of a watch."""
-        return await self._wait(self._incoming.batch)
+    async def batch(self, timeout: float | None = -1.0) -> Batch:
+        """The next batch of a watch; `timeout` is by default that of the connection."""
+        return await self._wait(self._incoming.batch, timeout)
 
-    async def frames(self, line: bytes, *, bounded: bool) -> AsyncIterator[Frame]:
-        """Send an `output` command and give its frames, each `bounded` by the timeout or not.
+    async def frames(self, line: bytes, timeout: float | None = -1.0) -> AsyncIterator[Frame]:
+        """Send an `output` command and give its frames; `timeout` is for each, by default that of the connection.
 
         It has to be read to the end, or the connection be closed.
         """
         self.send(line)
-        while (frame := await self._wait(self._incoming.frame, bounded=bounded)) is not DONE:
+        while (frame := await self._wait(self._incoming.frame, timeout)) is not DONE:
             yield frame
 
     async def drain(self) -> None:
@@ -84,10 +84,11 @@ class Connection:
             self.close()
             raise
 
-    async def _wait(self, take: Callable[[], T | None], *, bounded: bool = True) -> T:
+    async def _wait(self, take: Callable[[], T | None], timeout: float | None = -1.0) -> T:
+        timeout = self._timeout if timeout is not None and timeout < 0 else timeout
         while (taken := take()) is None:
             try:
-                async with asyncio.timeout(self._timeout if bounded else None):
+                async with asyncio.timeout(timeout):
                     data = await self._reader.read(1 << 18)
             except TimeoutError:
                 raise TimedOut(f"no answer from {self._name} in time") from None

@@ -7,7 +7,7 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from papad import papa as blocking
 from papad import requests
@@ -16,7 +16,7 @@ from papad.aio.watcher import Watcher
 from papad.client import Client
 from papad.errors import ConnectionLost, TimedOut
 from papad.incoming import Frame
-from papad.requests import Reading, Request, Text
+from papad.requests import Reading, Request, Selection, Text
 
 T = TypeVar("T")
 C = TypeVar("C", Client, blocking.Papa)
@@ -166,32 +166,16 @@ class Papa:
         """Everything known about `sockets`, `processes` or `values` that match, or `server`."""
         return await self._do(requests.describe(kind, *args))
 
-    def output(
-        self,
-        *args: Any,
-        last: int | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        stream: str | None = None,
-        after: Mapping[int, int] | None = None,
-    ) -> AsyncIterator[Frame]:
+    def output(self, *args: Any, **selection: Unpack[Selection]) -> AsyncIterator[Frame]:
         """The output that papad holds of the processes that match, by time; nothing is consumed."""
-        return self._read(Reading(args, last, since, until, stream, after))
+        return self._read(Reading(args, **selection))
 
-    def follow(
-        self,
-        *args: Any,
-        last: int | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        stream: str | None = None,
-        after: Mapping[int, int] | None = None,
-    ) -> AsyncIterator[Frame]:
+    def follow(self, *args: Any, timeout: float | None = None, **selection: Unpack[Selection]) -> AsyncIterator[Frame]:
         """The same, and what comes; goes on over restarts of papad without gap or repeat.
 
-        Its connection ends when the iterator is closed (contextlib.aclosing).
+        Raises TimedOut when nothing comes for `timeout` seconds. Its connection ends when the iterator is closed (contextlib.aclosing).
         """
-        return self._read(Reading(args, last, since, until, stream, after, follow=True))
+        return self._read(Reading(args, follow=True, **selection), timeout)
 
     # Connections
 
@@ -225,14 +209,14 @@ class Papa:
         """A connection besides that which the commands use; the caller closes it."""
         return await Connection.of(await _in_thread((await self._known()).another))
 
-    async def _read(self, reading: Reading) -> AsyncIterator[Frame]:
+    async def _read(self, reading: Reading, timeout: float | None = -1.0) -> AsyncIterator[Frame]:
         """The frames of a reading; on a new connection whenever papad ends the old one, from where it stood."""
         while True:
             connection = await self.another()
             try:
                 if inquiry := reading.inquiry:
                     reading.locate(inquiry.parse(await connection.ask(inquiry.line)))
-                frames = connection.frames(reading.line(), bounded=not reading.follow)
+                frames = connection.frames(reading.line(), timeout)
                 if reading.atomic:
                     frames = _all_of([frame async for frame in frames])
                 async for frame in frames:

@@ -47,12 +47,15 @@ class Watcher:
         """Name to exit code of the processes whose end was read."""
         return self._watched.exit_code
 
-    async def read(self) -> WatchBatch | None:
-        """Acknowledge the batch before, wait for the next, and return it. None when nothing is left to watch."""
+    async def read(self, timeout: float | None = -1.0) -> WatchBatch | None:
+        """Acknowledge the batch before, wait for the next, and return it. None when nothing is left to watch.
+
+        Raises TimedOut as `Watcher.read` of the blocking client does; then it can be read again.
+        """
         self.acknowledge()
         while self.connection is not None:
             try:
-                batch = self._watched.take(await self.connection.batch())
+                batch = self._watched.take(await self.connection.batch(timeout))
             except TimedOut:
                 raise
             except ConnectionLost:

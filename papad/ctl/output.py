@@ -125,7 +125,7 @@ def _follow(call: Call, session: Session, choice: Choice, count: int | None, loo
     assembler = Assembler()
 
     def before() -> Iterator[Line]:
-        for frame in _frames_so_far(client, call.words, reading.stream):
+        for frame in _frames_so_far(client, call.words, call.text("stream")):
             reading.take(frame)
             yield from assembler.feed(frame)
 

@@ -121,7 +121,17 @@ def test_a_watch_that_was_cut_short_by_a_timeout_goes_on(papad: Daemon) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await watcher.read()
+        with pytest.raises(package.TimedOut):
+            await watcher.read(timeout=0.05)
         assert [item.data async for batch in watcher for item in batch.out] == [b"hi\n"]
+
+    run(papad.path, body)
+
+
+def test_a_follow_waits_as_long_as_it_is_told(papad: Daemon) -> None:
+    async def body(p: aio.Papa) -> None:
+        with pytest.raises(package.TimedOut):
+            await anext(p.follow("x", timeout=0.1))
 
     run(papad.path, body)
 

@@ -61,7 +61,11 @@ def test_output_consumes_nothing(p: Papa) -> None:
     assert [frame.data for frame in p.output("x", stream="err", last=1) if frame.kind == "err"] == [b"two\n"]
     position = frames[0].end
     assert next(p.output("x", after={frames[0].id: position})).data == b"two\n"
+    assert [frame.data for frame in p.output("x", bytes=6)] == [b"e\n", b"two\n", 0]
+    assert [frame.data for frame in p.output("x", after={frames[0].id: 2}, before={frames[0].id: 6})] == [b"e\n", b"tw"]
     assert list(p.output("nothing*")) == []
+    with pytest.raises(TypeError, match="not by lines"):
+        p.output("x", lines=3)
     with pytest.raises(Error, match="nothing not found"):
         list(p.output("nothing"))
 
