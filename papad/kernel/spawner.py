@@ -262,6 +262,8 @@ def _resolve(future: asyncio.Future[None] | None) -> None:
 
 
 def _scope_command(name: str, *, user: bool) -> list[str]:
+    # After=: at a shutdown papad captures what they write to the end; and what is ordered after a unit keeps systemd from unloading it, FD
+    # store and all, when it is stopped and nothing enables papad.socket.
     return [
         "systemd-run",
         *(["--user"] if user else []),
@@ -270,6 +272,7 @@ def _scope_command(name: str, *, user: bool) -> list[str]:
         "--collect",
         f"--unit={name}",
         "--description=Processes started by papad",
+        "--property=After=papad.service",
         "--property=Delegate=yes",
         "--property=TasksMax=infinity",
         "--",

@@ -165,6 +165,30 @@ def test_a_stop_that_systemd_forgets_is_owned_up_to(papad: Papad) -> None:
         assert re.search(f"lost over the stop of papad: {lost}\n", journal)
 
 
+@pytest.mark.parametrize("how", ["started only", "enabled", "disabled at the end"])
+def test_what_a_stop_of_the_socket_leaves(papad: Papad, how: str) -> None:
+    """systemd unloads what nothing refers to, with its FD store. An enabled socket refers to papad, and so does the scope of processes."""
+    if systemd_version(papad.machine) < 254:
+        pytest.skip("systemd keeps the FD store over a stop from version 254 on")
+    if how != "started only":
+        papad.systemctl("enable", "papad.socket")
+    try:
+        for what, kept in (("set v 1", how == "enabled"), ("make process p /bin/sleep 600", True)):
+            papad.ask(what)
+            before = papad.talk("list values", "list processes")
+            if how == "disabled at the end":
+                papad.systemctl("disable", "--now", "papad.socket")
+            else:
+                papad.systemctl("stop", "papad.socket", "papad.service")
+            wait_until(lambda: papad.show("ActiveState") == "inactive", "papad has ended")
+            papad.systemctl("start", "papad.socket")
+            assert papad.talk("list values", "list processes") == (before if kept else ["", ""])
+            if not kept:
+                assert "lost over the stop of papad: value v\n" in papad.machine.out("journalctl", "-u", "papad.service")
+    finally:
+        papad.systemctl("disable", "papad.socket")
+
+
 def test_a_users_own_papad_loses_nothing_either(own: Papad, interrupt: Callable[[Papad], None]) -> None:
     """Its vault has small segments, several of them."""
     own.machine.run("chmod", "1777", "/run")
