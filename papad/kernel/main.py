@@ -226,14 +226,13 @@ def _unix_listener(path: str) -> socket.socket:
 
 def _set_up_log(*, debug: bool, journal: bool) -> None:
     """Structured records to the journal under systemd, lines to stderr elsewhere."""
-    handler: logging.Handler
+    handler: logging.Handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("papad: %(levelname)s: %(message)s"))
     if journal:
         from systemd.journal import JournalHandler
 
-        handler = JournalHandler(SYSLOG_IDENTIFIER="papad")
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("papad: %(levelname)s: %(message)s"))
+        stderr, handler = handler, JournalHandler(SYSLOG_IDENTIFIER="papad")
+        handler.handleError = stderr.emit  # type: ignore[method-assign] # what the journal does not take, for want of journald
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.DEBUG if debug else logging.INFO)

@@ -223,3 +223,19 @@ def test_a_silent_name_server_holds_papad_up_for_a_second(papad: Papad) -> None:
     finally:
         papad.machine.root("/etc/resolv.conf").unlink()
         papad.machine.run("mv", "/etc/resolv.conf.away", "/etc/resolv.conf", check=False)
+
+
+def test_without_journald_the_log_goes_to_standard_error(papad: Papad) -> None:
+    """From 254 on systemd keeps that stream for a journald that comes back."""
+    papad.ask("get v")
+    cursor = papad.machine.cursor()
+    papad.systemctl("stop", "systemd-journald.socket", "systemd-journald-dev-log.socket", "systemd-journald.service")
+    try:
+        assert "running=True" in papad.ask("make process p journal=1 /bin/echo hi")
+    finally:
+        papad.systemctl("start", "systemd-journald.service")
+    journal = papad.machine.journal(cursor, "-u", "papad.service")
+    if systemd_version(papad.machine) >= 254:
+        assert "papad: INFO: started process p with pid" in journal
+    assert "Traceback" not in journal
+    assert '"unforwarded":1' in papad.ask("describe processes p")
