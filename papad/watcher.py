@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from papad import requests
 from papad.client import Client
 from papad.errors import ConnectionLost, Error, TimedOut
 from papad.incoming import Batch, Handed, ProcessOutput
 
-if TYPE_CHECKING:
-    from papad.papa import Papa
+
+class Source(Protocol):
+    """Where a watcher has its connections from: a Papa, or what does as much."""
+
+    connection: Client | None
+    """The first one, on which the watch has begun; given back at the end of the watch."""
+
+    def another(self) -> Client:
+        """A new connection, once papad answers."""
+
+    def list_processes(self) -> dict[str, dict[str, Any]]:
+        """All processes, by name."""
 
 
 class WatchBatch(NamedTuple):
@@ -56,7 +66,7 @@ class Watched:
 class Watcher:
     """A watch, as Papa.watch_processes gives it. A context manager; select() tells when there is something to read."""
 
-    def __init__(self, papa_object: Papa, patterns: tuple[object, ...] = ()) -> None:
+    def __init__(self, papa_object: Source, patterns: tuple[object, ...] = ()) -> None:
         self.papa_object = papa_object
         assert papa_object.connection is not None
         self.connection: Client | None = papa_object.connection

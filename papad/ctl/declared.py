@@ -32,7 +32,13 @@ _SOCKET_OPTIONS = (
     ),
     Option("backlog", "how many connections may wait to be accepted", metavar="N", protocol="backlog"),
     Option("path", "unix: the absolute path", metavar="PATH", protocol="path", completes="files"),
-    Option("umask", "unix: the umask when the path is made, a decimal number", metavar="N", protocol="umask"),
+    Option(
+        "umask",
+        "unix: the umask when the path is made, octal as in umask(1)",
+        metavar="077",
+        protocol="umask",
+        octal=True,
+    ),
     Option("host", "inet: the address (default: loopback)", metavar="ADDRESS", protocol="host"),
     Option("port", "inet: the port (default: the system chooses one)", "p", "PORT", protocol="port"),
     Option("interface", "inet: receive from this network interface only", metavar="NAME", protocol="interface"),
@@ -44,8 +50,10 @@ _PROCESS_OPTIONS = (
     Option("gid", "the group, by number or name", "g", "GROUP", protocol="gid"),
     Option("working-dir", "the directory it starts in", "d", "DIR", protocol="working_dir", completes="files"),
     Option("env", "a variable of its environment; it has no others", "E", "NAME=VALUE", protocol="env."),
-    Option("rlimit", "a resource limit, soft and hard", metavar="NAME=LIMIT", protocol="rlimit."),
-    Option("shell", "hand the command to /bin/sh -c", protocol="shell"),
+    Option(
+        "rlimit", "a resource limit, soft and hard: a number, or infinity", metavar="NAME=LIMIT", protocol="rlimit."
+    ),
+    Option("shell", "hand the command, its words joined by blanks, to /bin/sh -c", protocol="shell"),
     Option("stdout", "0 throws it away", metavar="0|1", choices=("0", "1"), protocol="stdout"),
     Option(
         "stderr",
@@ -63,7 +71,7 @@ _PROCESS_OPTIONS = (
         completes="sockets",
     ),
     Option("journal", "forward each line to the journal, too", protocol="journal"),
-    Option("watch", "print its output, acknowledging it, until it ends", "w"),
+    Option("watch", "print its output, acknowledging it, until it ends; end with its exit status", "w"),
 )
 
 _OUTPUT_OPTIONS = (
@@ -130,12 +138,12 @@ COMMANDS = (
         "things:make_process",
         "make process NAME [OPTION...] [--] COMMAND [ARGUMENT...]",
         "Launch a process",
-        "Its environment is exactly what --env gives it. $(socket.NAME.fileno) and $(socket.NAME.port) in an argument are\n"
-        "replaced (quote them from your shell). The options of the protocol (uid=www-data) are understood as well.",
+        "Its environment is exactly what --env gives it. $(socket.NAME.fileno) and $(socket.NAME.port) in an argument (not in\n"
+        "--env) are replaced; quote them from your shell. The options of the protocol (uid=www-data) are understood as well.",
         _PROCESS_OPTIONS,
         2,
         None,
-        "make process: {0} needs a command to run",
+        "make process: say a name, then the command to run",
         "make process sleeper -- /bin/sleep 60",
         pairs=True,
         tail=True,
@@ -179,11 +187,12 @@ COMMANDS = (
     Command(
         ("set",),
         "things:set_value",
-        "set NAME [VALUE...]",
-        "Set a named value, or clear it",
+        "set NAME VALUE...",
+        "Set a named value",
+        "- reads it from standard input, without the last newline. papactl remove values NAME clears it, as '' does.",
         least=1,
         most=None,
-        missing="a value needs a name",
+        missing="set needs a name and a value",
         example="set release 2026-11-23",
         completes="values",
     ),
@@ -255,6 +264,7 @@ COMMANDS = (
         "things:exit_if_idle",
         "exit-if-idle",
         "Let papad exit if it holds no processes, sockets or values",
+        in_full=True,
     ),
     Command(
         ("shell",),

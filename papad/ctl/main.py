@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from papad import __version__
+from papad.ctl.advice import for_answer
 from papad.ctl.connect import ONLY_HOST, CannotConnect, Session, session_of
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Call, Usage, parse
@@ -44,7 +45,8 @@ def _guarded(run: Callable[[], int]) -> int:
         complain(str(error), error.hint)
         return UNREACHABLE
     except Error as error:
-        complain(str(error))
+        message = str(error)
+        complain(message.replace('Type "help ', 'Type "papactl help '), for_answer(message))
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -82,7 +84,7 @@ def execute(call: Call, session: Session | None) -> int:
     if call.flag("help"):
         from papad.ctl.help import about
 
-        sys.stdout.write(about([] if call.command.words == ("help",) else list(call.command.words)))
+        sys.stdout.write(about(call.words if call.command.words == ("help",) else list(call.command.words)))
         return 0
     module, name = call.command.run.split(":")
     function = getattr(import_module(f"papad.ctl.{module}"), name)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from papad.ctl.advice import for_option, for_word
+
 
 class Usage(Exception):
     """The command line is wrong. `hint` says what to do instead; it may have several lines."""
@@ -35,6 +37,7 @@ class Option(NamedTuple):
     )
     protocol: str = ""  # the option of the protocol that it stands for; `env.` begins one
     completes: str = ""  # sockets, processes, values, files: where to find values
+    octal: bool = False  # typed in octal, as umask(1) has it; the protocol has it decimal
 
     @property
     def key(self) -> str:
@@ -58,6 +61,7 @@ class Command(NamedTuple):
     tail: bool = False  # from its second word on, words are taken as they are
     completes: str = ""
     hidden: bool = False
+    in_full: bool = False  # no abbreviations
 
     @property
     def name(self) -> str:
@@ -131,7 +135,7 @@ class _Parse:
             self.typed.append(word)
             self.command = find(self.typed, self.commands)
             return
-        if self.command.pairs and self.words and "=" in word:
+        if self.command.pairs and self.words and self._is_pair(word):
             name, _, value = word.partition("=")
             self.pairs.append((name, value))
             return
@@ -139,17 +143,26 @@ class _Parse:
         if self.command.tail and len(self.words) > 1:
             self._take_rest()
 
+    def _is_pair(self, word: str) -> bool:
+        """Whether it is an option of the protocol. In a command for the shell, any other `=` is the shell's."""
+        assert self.command is not None
+        name, equals, _ = word.partition("=")
+        known = {each.protocol for each in self.command.options}
+        return bool(equals) and (
+            ("shell", "1") not in self.pairs or name in known or name.partition(".")[0] + "." in known
+        )
+
     def _option(self, word: str) -> None:
         known = (*(self.command.options if self.command else ()), *self.common)
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            self._long(_long(name, word, known, self._hint()), value if equals else None)
+            self._long(_long(name, word, known, self._hint(name)), value if equals else None)
             return
         letters = word[1:]
         while letters:
             option = next((each for each in known if each.short == letters[0]), None)
             if option is None:
-                raise Usage(f"unknown option -{letters[0]}", self._hint())
+                raise Usage(f"unknown option -{letters[0]}", self._hint(letters[0]))
             letters = letters[1:]
             if option.metavar:
                 self._set(option, self._argument(option, letters or None, f"-{option.short}"))
@@ -189,6 +202,8 @@ class _Parse:
             self.options[option.key] = value
 
     def _set_pair(self, option: Option, value: str) -> None:
+        if option.octal:
+            value = _from_octal(option, value)
         if not option.protocol.endswith("."):
             self.pairs.append((option.protocol, value))
             return
@@ -197,13 +212,17 @@ class _Parse:
             raise Usage(f"--{option.long} needs a name and a value: --{option.long} {option.metavar}")
         self.pairs.append((option.protocol + name, value))
 
-    def _hint(self) -> str:
+    def _hint(self, name: str) -> str:
         if self.command is None:
             return "Options of a command come after it. papactl help lists the commands"
-        return f"papactl help {self.command.name} lists its options; words that begin with - come after --"
+        hint = for_option(name, [each.long for each in self.command.options])
+        if not hint and self.command.options:
+            hint = f"papactl help {self.command.name} lists its options"
+        return hint + ("\nWhat belongs to the command to run comes after --" if self.command.tail else "")
 
     def _unfinished(self) -> Command:
         if "help" in self.options or "version" in self.options:
+            self.words = self.typed
             return find(["help"], self.commands) or self.commands[0]
         if not self.typed:
             raise Usage("no command", "\n".join(["Commands:", *summaries(self.commands)]))
@@ -221,6 +240,13 @@ class _Parse:
         if command.most is not None and len(self.words) > command.most:
             extra = self.words[command.most]
             raise Usage(f"{command.name}: one word too many: {extra!r}", f"papactl {command.usage}")
+
+
+def _from_octal(option: Option, value: str) -> str:
+    try:
+        return str(int(value, 8))
+    except ValueError:
+        raise Usage(f"--{option.long} is an octal number, like 077, not {value!r}") from None
 
 
 def _begins(command: Command, typed: str) -> bool:
@@ -244,7 +270,7 @@ def find(typed: list[str], commands: tuple[Command, ...]) -> Command | None:
     if len(found) > 1:
         raise Usage(f"{first} {word}: {_either(found)}?")
     if not found:
-        raise Usage(f"cannot {first} {word!r}; {first} what? {_either(choices)}", _instead(f"{first} {word}"))
+        raise Usage(f"cannot {first} {word!r}; {first} what? {_either(choices)}", for_word(f"{first} {word}"))
     return next(each for each in group if each.words[1] == found[0])
 
 
@@ -256,7 +282,7 @@ def _means(word: str, choice: str) -> bool:
 def _one(word: str, choices: list[str], commands: tuple[Command, ...]) -> str:
     if word in choices:
         return word
-    hidden = {each.words[0] for each in commands if each.hidden}
+    hidden = {each.words[0] for each in commands if each.hidden or each.in_full}
     found = [each for each in choices if word and each.startswith(word) and each not in hidden]
     if len(found) == 1:
         return found[0]
@@ -264,38 +290,13 @@ def _one(word: str, choices: list[str], commands: tuple[Command, ...]) -> str:
         raise Usage(f"{word}: {_either(found)}?")
     from difflib import get_close_matches
 
-    near = get_close_matches(word, [each for each in choices if each not in hidden], 1, 0.6)
-    hint = _instead(word) or (f"Did you mean: papactl {near[0]}" if near else "papactl help lists the commands")
+    near = get_close_matches(word, [each for each in choices if each not in hidden], 1, 0.75)
+    hint = for_word(word) or (f"Did you mean: papactl {near[0]}" if near else "papactl help lists the commands")
     raise Usage(f"unknown command {word!r}", hint)
 
 
 def _either(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-_STOPPING = "papad never stops or signals a process. papactl list processes shows its pid; kill does the rest"
-_INSTEAD = {
-    "start": "Did you mean: papactl make process NAME -- COMMAND\nor, to start papad itself: systemctl start papad.socket",
-    "run": "Did you mean: papactl make process NAME -- COMMAND",
-    "stop": _STOPPING,
-    "kill": _STOPPING,
-    "restart": _STOPPING,
-    "ps": "Did you mean: papactl status",
-    "ls": "Did you mean: papactl status",
-    "log": "Did you mean: papactl output",
-    "logs": "Did you mean: papactl output",
-    "tail": "Did you mean: papactl output -f",
-    "show": "Did you mean: papactl describe",
-    "rm": "Did you mean: papactl remove",
-    "delete": "Did you mean: papactl remove",
-    "quit": "It ends by itself; only papactl shell has a quit",
-    "make value": "Did you mean: papactl set NAME VALUE",
-    "make values": "Did you mean: papactl set NAME VALUE",
-}
-
-
-def _instead(typed: str) -> str:
-    return _INSTEAD.get(typed, "")
 
 
 def _long(name: str, typed: str, known: tuple[Option, ...], hint: str) -> Option:

@@ -23,10 +23,11 @@ def run(call: Call, session: Session, interpret: Callable[[list[str], Session], 
     interactive = sys.stdin.isatty()
     history = _set_up_readline(session) if interactive else None
     failed = 0
+    before = ["--no-pager"] * call.flag("no_pager")
     try:
         while (words := _next_words(interactive)) != ["quit"]:
             if words:
-                failed = interpret(words, session) or failed
+                failed = interpret([*before, *words], session) or failed
                 session.revive()
     finally:
         if history is not None:
@@ -51,7 +52,12 @@ def _next_words(interactive: bool) -> list[str]:
     except ValueError as error:
         sys.stderr.write(f"papactl: {error}\n")
         return []
-    return ["quit"] if words in (["exit"], ["q"]) else words
+    if any(word in ("|", ">", ">>", "<") for word in words):
+        sys.stderr.write("papactl: the shell has no pipes and no redirections; papactl outside of it has\n")
+        return []
+    if words[:1] == ["papactl"]:
+        words = words[1:]
+    return ["quit"] if words in (["exit"], ["q"]) else ["help"] if words == ["?"] else words
 
 
 def _set_up_readline(session: Session) -> Path | None:

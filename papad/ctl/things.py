@@ -30,50 +30,66 @@ def make_socket(call: Call, session: Session) -> int:
 def make_process(call: Call, session: Session) -> int:
     """`make process`, and `--watch` after it."""
     name, *command = call.words
-    pairs = [(key, value) for key, value in call.pairs if key != "watch"]
-    listen = ",".join(call.texts("listen"))
-    if listen:
-        pairs.append(("listen", listen))
-    try:
-        answer = session.client().command("make", "process", name, *command, options=dict(pairs))
-    except Error as error:
-        raise _with_advice(error, call) from None
+    options = dict(call.pairs)
+    watched = options.pop("watch", "0") == "1" or call.flag("watch")
+    if call.texts("listen"):
+        options["listen"] = ",".join(call.texts("listen"))
+    if options.get("shell") == "1":
+        command = [" ".join(command)]
+    answer = session.client().command("make", "process", name, *command, options=options)
     if call.flag("json"):
         _print_json(session.client().describe("processes", name))
     else:
         _print(call, answer)
-    if call.flag("watch") or ("watch", "1") in call.pairs:
-        from papad.ctl.watch import watch
-
-        return watch(session, [name])
+    if watched:
+        return _watch(session, name)
     return 0
 
 
-def _with_advice(error: Error, call: Call) -> Error:
-    """Say how to give an environment variable to whoever wrote it as a shell would have it."""
-    for name, value in call.pairs:
-        if name.isupper() and "." not in name and name in str(error):
-            return Error(f"{error}\nA variable of the environment is given like this: --env {name}={value}")
-    return error
+def _watch(session: Session, name: str) -> int:
+    """Show a process to its end; the status is its own, as a shell would give it."""
+    from papad.ctl.watch import watch
+
+    try:
+        code = watch(session, [name]).get(name, 1)
+    except KeyboardInterrupt:
+        print(f"{safe_text(name)} runs on; to see more: papactl output -f {safe_text(name)}")
+        raise
+    return 128 - code if code < 0 else min(code, 255)
 
 
 def remove(call: Call, session: Session) -> int:
-    """`remove`; a bare `*` is all there is."""
-    session.client().command("remove", call.command.words[1], *call.words)
+    """`remove`; a bare `*` is all there is. Of processes, it tells which run on."""
+    kind = call.command.words[1]
+    session.client().command("remove", kind, *call.words)
+    for each in session.client().describe(kind, *call.words) if kind == "processes" else []:
+        print(f"{safe_text(each['name'])} runs on, pid {each['pid']}, unrecorded; its name is free when it ends")
     return 0
 
 
 def set_value(call: Call, session: Session) -> int:
-    """`set`."""
-    session.client().command("set", *call.words)
+    """`set`; `-` is standard input. To clear a value by leaving it out would be too easy."""
+    name, *value = call.words
+    if not value:
+        assigned, equals, rest = name.partition("=")
+        raise Usage(
+            f"set {name} to what?",
+            f"Did you mean: papactl set {assigned} {rest}" if equals else f"To clear it: papactl remove values {name}",
+        )
+    if value == ["-"]:
+        import sys
+
+        value = [sys.stdin.read().removesuffix("\n")]
+    session.client().command("set", name, *value)
     return 0
 
 
 def get_value(call: Call, session: Session) -> int:
-    """`get`: the value and a newline, nothing where there is none."""
-    if call.flag("json"):
-        return _print_json(session.client().describe("values", call.words[0]))
-    return _print(call, session.client().command("get", call.words[0]))
+    """`get`: the value and a newline."""
+    found = [each for each in session.client().describe("values", call.words[0]) if each["name"] == call.words[0]]
+    if not found:
+        raise Error(f"there is no value {call.words[0]}; papactl list values shows them all")
+    return _print_json(found) if call.flag("json") else _print(call, found[0]["value"])
 
 
 def exit_if_idle(call: Call, session: Session) -> int:
@@ -105,6 +121,8 @@ def _readable(key: str, value: Any) -> str:
         return "-"
     if key in ("started", "ended") and isinstance(value, float):
         return f"{stamp(value, 'short-iso', False)} ({span(time.time() - value)} ago)"
+    if key == "umask":
+        return f"{value:04o}"
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         from shlex import join
 

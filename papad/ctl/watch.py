@@ -3,38 +3,69 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from papad import requests
+from papad.client import Client, connect
 from papad.ctl.connect import Session
 from papad.ctl.lines import Line, Look
 from papad.ctl.output import look_of
-from papad.ctl.parser import Call
-from papad.incoming import Batch
+from papad.ctl.parser import Call, Usage
+from papad.watcher import WatchBatch, Watcher
 
 
 def run(call: Call, session: Session) -> int:
     """Watch until nothing is left."""
+    if call.flag("json"):
+        raise Usage("watch has no --json; papactl output -f --json consumes nothing")
     words = call.words[1:] if len(call.words) > 1 and call.words[0] == "processes" else call.words
-    return watch(session, words, look_of(call, session, call.text("output") or "short"))
+    watch(session, words, look_of(call, session, call.text("output") or "short"))
+    return 0
 
 
-def watch(session: Session, patterns: list[str], look: Look | None = None) -> int:
-    """Print what the processes write, and how they end."""
-    client = session.client()
-    client.begin_watch(requests.watch_processes(*patterns))
+def watch(session: Session, patterns: list[str], look: Look | None = None) -> dict[str, int]:
+    """Print what the processes write, and how they end, over restarts of papad; returns their exit codes."""
+    source = _Source(session.client())
+    session.keep()
     printer = _Printer(look or Look(), sys.stdout.buffer)
+    for each in source.describe(patterns):
+        printer.begin(each["name"], each["acknowledged"], each["captured"] - each["buffered"])
+    source.first.begin_watch(requests.watch_processes(*patterns))
+    watcher = Watcher(source, tuple(patterns))
     try:
-        while True:
-            batch = client.batch(timeout=None)
-            printer.print(batch)
-            if batch.final is not None:
-                return 0
-            client.acknowledge()
+        while (batch := watcher.read(timeout=None)) is not None:
+            names = [item.name for item in batch.closed]
+            captured = {each["name"]: each["captured"] for each in source.describe(names)} if names else {}
+            printer.print(batch, captured)
+        return watcher.exit_code
     finally:
         printer.end_line()
-        session.drop()  # a batch that was not printed will come again
+        for client in (watcher.connection, source.connection):
+            if client is not None:
+                client.close()  # a batch that was not printed will come again
+
+
+class _Source:
+    """Where the watcher has its connections from."""
+
+    def __init__(self, client: Client) -> None:
+        self.first = client
+        self.connection: Client | None = client
+
+    def another(self) -> Client:
+        """A new connection, once papad answers."""
+        return connect(self.first.address)
+
+    def list_processes(self) -> dict[str, dict[str, Any]]:
+        """All processes, by name."""
+        return {each["name"]: each for each in self.describe([])}
+
+    def describe(self, patterns: list[str]) -> list[dict[str, Any]]:
+        """Those that match, over a connection besides that of the watch."""
+        with self.another() as client:
+            return client.describe("processes", *patterns)
 
 
 class _Printer:
@@ -44,11 +75,27 @@ class _Printer:
         self._look = look
         self._stream = stream
         self._open: tuple[str, str] | None = None  # name and kind of the line that has not ended
+        self._positions: dict[str, int] = {}
 
-    def print(self, batch: Batch) -> None:
+    def begin(self, name: str, acknowledged: int, position: int) -> None:
+        """A process of which the output from `position` on will come; tell what is missing before it."""
+        self._positions[name] = position
+        self._lost(name, position - acknowledged, time.time())
+
+    def print(self, batch: WatchBatch, captured: dict[str, int]) -> None:
+        """Print a batch; of a process that ends in it, how much was captured tells how much of that has never come."""
         for line in _in_order(batch):
+            if line.kind == "closed":
+                position = self._positions.pop(line.name, 0)
+                self._lost(line.name, captured.get(line.name, position) - position, line.timestamp)
+            else:
+                self._positions[line.name] = self._positions.get(line.name, 0) + len(line.data)
             self._line(line)
         self._stream.flush()
+
+    def _lost(self, name: str, count: int, timestamp: float) -> None:
+        if count > 0:
+            self._line(Line("lost", name, 0, timestamp, 0, b"", count))
 
     def _line(self, line: Line) -> None:
         *complete, rest = line.data.split(b"\n") if line.kind in ("out", "err") else [b"", b""]
@@ -76,7 +123,7 @@ class _Printer:
             self._stream.flush()
 
 
-def _in_order(batch: Batch) -> Iterator[Line]:
+def _in_order(batch: WatchBatch) -> Iterator[Line]:
     """The records by time; an end comes after all output of the same instant."""
     records = [
         (item.timestamp, n, kind, item)

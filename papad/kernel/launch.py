@@ -195,9 +195,9 @@ def _limit(name: str, text: str) -> tuple[str, int]:
     if not hasattr(resource, "RLIMIT_" + name.upper()):
         raise Error(f'Unknown rlimit "{name}"')
     try:
-        value = int(text)
+        value = resource.RLIM_INFINITY if text in ("infinity", "unlimited") else int(text)
     except ValueError:
-        raise Error(f'The rlimit value for "{name}" must be an integer, not "{text}"') from None
+        raise Error(f'The rlimit value for "{name}" must be an integer or infinity, not "{text}"') from None
     if not -1 <= value < 1 << 63:
         raise Error(
             f'The rlimit value for "{name}" must be from 0 to {(1 << 63) - 1}, or -1 for no limit, not "{text}"'

@@ -42,6 +42,13 @@ def test_commands_in_a_pipe(ctl: Papactl) -> None:
     assert ctl("shell", stdin="get a") == (0, "x  y\n", "")
 
 
+def test_habits_from_outside(ctl: Papactl) -> None:
+    done = ctl("shell", stdin="papactl set a 1\nget a > file\nget a | cat\n?\n")
+    assert done.out.startswith("papactl [OPTION...]")
+    assert done.err == "papactl: the shell has no pipes and no redirections; papactl outside of it has\n" * 2
+    assert ctl.out("get", "a") == "1\n"
+
+
 def test_no_shell_without_papad() -> None:
     from tests.ctl.support import papactl
 

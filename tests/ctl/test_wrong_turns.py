@@ -31,11 +31,11 @@ $ papactl describe s
 papactl: error: describe s: sockets or server?
 
 $ papactl make process x
-papactl: error: make process: x needs a command to run
+papactl: error: make process: say a name, then the command to run
 Try: papactl make process sleeper -- /bin/sleep 60
 
 $ papactl make process
-papactl: error: make process: NAME needs a command to run
+papactl: error: make process: say a name, then the command to run
 Try: papactl make process sleeper -- /bin/sleep 60
 
 $ papactl make process x --env FOO -- /bin/true
@@ -43,7 +43,27 @@ papactl: error: --env needs a name and a value: --env NAME=VALUE
 
 $ papactl make process x --nonsense -- /bin/true
 papactl: error: unknown option --nonsense
-papactl help make process lists its options; words that begin with - come after --
+papactl help make process lists its options
+What belongs to the command to run comes after --
+
+$ papactl make process x --user alice -- /bin/true
+papactl: error: unknown option --user
+Did you mean: --uid
+What belongs to the command to run comes after --
+
+$ papactl make socket x --prot 80
+papactl: error: unknown option --prot
+Did you mean: --port
+
+$ papactl output -u web.1
+papactl: error: unknown option -u
+Processes are named without an option: papactl output NAME
+
+$ papactl list sockets -q
+papactl: error: unknown option -q
+
+$ papactl make socket x --path /run/x --umask 89
+papactl: error: --umask is an octal number, like 077, not '89'
 
 $ papactl make socket
 papactl: error: a socket needs a name
@@ -76,7 +96,42 @@ papad never stops or signals a process. papactl list processes shows its pid; ki
 $ papactl start web
 papactl: error: unknown command 'start'
 Did you mean: papactl make process NAME -- COMMAND
-or, to start papad itself: systemctl start papad.socket
+or, to start papad itself: systemctl enable --now papad.socket
+
+$ papactl create socket web
+papactl: error: unknown command 'create'
+Did you mean: papactl make socket NAME --port PORT, or papactl make process NAME -- COMMAND
+
+$ papactl sockets
+papactl: error: unknown command 'sockets'
+Did you mean: papactl list sockets
+
+$ papactl rename web www
+papactl: error: unknown command 'rename'
+papactl help lists the commands
+
+$ papactl attach web
+papactl: error: unknown command 'attach'
+Did you mean: papactl output -f
+
+$ papactl unset release
+papactl: error: unknown command 'unset'
+Did you mean: papactl remove values NAME
+
+$ papactl exit
+papactl: error: unknown command 'exit'
+It ends by itself; only papactl shell has a quit. papactl exit-if-idle ends papad
+
+$ papactl set release
+papactl: error: set release to what?
+To clear it: papactl remove values release
+
+$ papactl set release=5
+papactl: error: set release=5 to what?
+Did you mean: papactl set release 5
+
+$ papactl watch x --json
+papactl: error: watch has no --json; papactl output -f --json consumes nothing
 
 $ papactl logs -f
 papactl: error: unknown command 'logs'
@@ -133,7 +188,7 @@ def test_a_missing_double_dash_is_no_mistake(ctl: Papactl) -> None:
 def test_a_variable_as_a_shell_would_have_it(ctl: Papactl) -> None:
     done = ctl("make", "process", "x", "FOO=1", "/bin/true")
     assert done.status == 1
-    assert done.err.endswith("\nA variable of the environment is given like this: --env FOO=1\n")
+    assert done.err.endswith("\nA variable of the environment is given like this: --env FOO=VALUE\n")
 
 
 def test_no_papad_at_the_given_place(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ LAYERS = [
     {"papad.aio.watcher"},
     {"papad.aio.papa"},
     {"papad.aio"},
+    {"papad.ctl.advice"},
     {"papad.ctl.parser"},
     {"papad.ctl.declared", "papad.ctl.render", "papad.ctl.times", "papad.ctl.tunnel"},
     {"papad.ctl.connect", "papad.ctl.lines"},
