@@ -54,6 +54,10 @@ _ANSWERS = (
     ),
     (r'Unknown option .*Type "help (.*)"', "papactl help {0} lists them"),
     (
+        "The rlimit value for",
+        "A number, or infinity; where soft and hard shall differ, prlimit(1) can lower the soft one",
+    ),
+    (
         "Process for (.*) has already been created",
         "Its name is free again when it has ended and was watched to its end, or removed: papactl remove processes {0}",
     ),

@@ -197,7 +197,7 @@ def _limit(name: str, text: str) -> tuple[str, int]:
     try:
         value = resource.RLIM_INFINITY if text in ("infinity", "unlimited") else int(text)
     except ValueError:
-        raise Error(f'The rlimit value for "{name}" must be an integer or infinity, not "{text}"') from None
+        raise Error(f'The rlimit value for "{name}" must be an integer, not "{text}"') from None
     if not -1 <= value < 1 << 63:
         raise Error(
             f'The rlimit value for "{name}" must be from 0 to {(1 << 63) - 1}, or -1 for no limit, not "{text}"'
