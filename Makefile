@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run chaos demo docs test check install clean
+.PHONY: help setup setup-dev run chaos demo docs test check install uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -59,8 +59,11 @@ docs: setup  ## bring docs/protocol.md up to date with the command table
 test: check  ## check, then every test, on a booted systemd too
 	$(BIN)/python -m pytest
 
-install:  ## put package, commands, units and sysusers.d in place; honours DESTDIR=
+install:  ## put papad in place, or a newer one; honours DESTDIR=
 	@scripts/install '$(PYTHON)' '$(DESTDIR)'
+
+uninstall:  ## remove what `install` put in place; honours DESTDIR=
+	@scripts/uninstall '$(DESTDIR)'
 
 clean:  ## remove what the other targets made in the checkout
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

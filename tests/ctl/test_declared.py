@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -72,14 +73,35 @@ def test_the_manual_of_the_protocol_has_every_command(pages: Path) -> None:
         assert f".SS {command.name}\n" in text
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_manual_has_no_markdown_and_knows_of_no_checkout(pages: Path, page: str) -> None:
+    text = (pages / page).read_text().replace("\\-", "-").replace("\\(ga", "`")
+    assert re.findall(r"\*\w[\w ]*\*|\*\*|`|\]\(|^\|.*|^#+ .*", text, flags=re.MULTILINE) == []
+    targets = re.findall(r"^([a-z-]+):.*  ## ", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE)
+    assert "uninstall" in targets
+    assert re.findall(rf".*(?:\bmake (?:{'|'.join(targets)})\b|\bdocs/|\btests/).*", text) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_section_of_the_manual_says_something(pages: Path, page: str) -> None:
+    lines = [*(pages / page).read_text().splitlines(), ".SH"]
+    bare = [line for line, after in pairwise(lines) if line[:3] in (".SH", ".SS") and after[:3] in (line[:3], ".SH")]
+    assert bare == []
+
+
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
 @pytest.mark.parametrize("page", PAGES)
-def test_the_manual_renders_without_a_warning(pages: Path, page: str) -> None:
+def test_the_manual_renders_without_a_warning_in_80_columns(pages: Path, page: str) -> None:
     done = subprocess.run(
-        ["groff", "-ww", "-man", "-Tutf8", "-Kutf8", pages / page], capture_output=True, text=True, check=True
+        ["groff", "-ww", "-t", "-man", "-Tutf8", "-Kutf8", "-P-c", "-rLL=78n", pages / page],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stderr == ""
-    assert "`" not in done.stdout.replace("``", "")
+    shown = re.sub(".\b", "", done.stdout)  # bold is struck twice
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+    assert page != "papad.8" or re.search(r"^ +reboot +lost +lost +end +lost +lost$", shown, flags=re.MULTILINE)
 
 
 def test_it_starts_about_as_fast_as_python(ctl: Papactl) -> None:

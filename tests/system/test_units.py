@@ -8,6 +8,7 @@ from tests.system.machine import Failed, Machine
 from tests.system.papad import STRANGER, USER, Papad, pid_of, systemd_version
 
 UNITS = ("papad.socket", "papad.service")
+LISTED = "/usr/share/papad/installed"
 
 
 # A setting that older versions ignore, as they are meant to, and say so.
@@ -60,6 +61,66 @@ def test_install_again_and_with_destdir(machine: Machine) -> None:
     ):
         assert path in installed
     assert all(path.startswith("./usr/") for path in installed)
+    machine.run("make", "-C", "/root/papad", "uninstall", "DESTDIR=/tmp/image")
+    assert machine.out("find", "/tmp/image", "!", "-type", "d") == ""
+
+
+def test_install_and_uninstall_need_root_and_say_so_in_a_line(machine: Machine) -> None:
+    before = _files(machine)
+    for target in ("install", "uninstall"):
+        stranger = f"setpriv --reuid={STRANGER} --regid={STRANGER} --init-groups make {target}"
+        done = machine.run("sh", "-c", f"cd /root/papad && exec {stranger}", check=False)
+        said, of_make, *more = done.stderr.splitlines()
+        assert (said, more) == (f"make {target} needs root", [])
+        assert of_make.startswith("make: ***")
+    assert _files(machine) == before
+
+
+def test_an_upgrade_leaves_papad_alone_and_nothing_of_the_old_version(machine: Machine, papad: Papad) -> None:
+    made = papad.talk("set a b", "make process p /bin/sleep 600")[1]
+    pid = papad.main_pid()
+    listed = machine.out("cat", LISTED)
+    (package,) = (path for path in listed.splitlines() if path.endswith("/dist-packages/papad"))
+    modules = _files(machine, package)
+    machine.write(f"{package}/of_the_old_version.py", "")
+    machine.write("/usr/bin/papad-of-the-old-version", "")
+    machine.write(LISTED, f"{listed}\n/usr/bin/papad-of-the-old-version\n")
+    assert ": systemctl restart papad (nothing is lost)\n" in machine.run("make", "-C", "/root/papad", "install").stdout
+    assert _files(machine, package) == modules
+    assert machine.run("test", "-e", "/usr/bin/papad-of-the-old-version", check=False).returncode
+    assert papad.main_pid() == pid
+    papad.restart()
+    assert papad.talk("get a", "list processes") == ["b", made]
+
+
+def test_uninstall_waits_for_the_end_of_papad_and_removes_what_install_put_there(
+    machine: Machine, papad: Papad
+) -> None:
+    papad.ask("make process p /bin/sleep 600")
+    before, pid = _files(machine), pid_of(papad, "p")
+    listed = machine.out("cat", LISTED).splitlines()
+    refused = machine.run("make", "-C", "/root/papad", "uninstall", check=False)
+    assert refused.returncode
+    assert "papad is in use" in refused.stderr
+    assert _files(machine) == before
+    assert papad.talk("list processes p") != [""]
+    for advice in (line for line in refused.stderr.splitlines() if line.startswith("    ")):
+        assert machine.run("make", "-C", "/root/papad", "uninstall", check=False).returncode
+        machine.run("sh", "-c", advice)
+    try:
+        assert machine.run("test", "-e", f"/proc/{pid}", check=False).returncode
+        machine.run("make", "-C", "/root/papad", "uninstall")
+        gone = before - _files(machine)
+        assert {path for path in before if "papa" in path} <= gone
+        assert all(path.startswith(tuple(listed)) for path in gone)
+        assert papad.show("LoadState") == "not-found"
+        assert machine.out("getent", "group", "papad")
+    finally:
+        machine.run("make", "-C", "/root/papad", "install", seconds=120)
+
+
+def _files(machine: Machine, *where: str) -> set[str]:
+    return set(machine.out("find", *(where or ("/usr", "/etc")), "!", "-type", "d").splitlines())
 
 
 def test_a_user_has_a_papad_of_their_own(machine: Machine, own: Papad) -> None:
