@@ -70,6 +70,8 @@ _ANSWERS = (
         "Bad command",
         "After make process comes a name, then the command; it is looked for in the PATH of --env, or else in /bin and /usr/bin",
     ),
+    ("Socket (.*) not found", "To make it: papactl make socket {0}"),
+    ("You cannot remove all variables", "Say which values, or how their names begin: papactl remove values 'release*'"),
     ("Bad working_dir", "--working-dir must be there, and open to the user of --uid"),
     (
         "Unknown rlimit",

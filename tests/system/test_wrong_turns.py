@@ -1,0 +1,152 @@
+"""Somebody who has read no manual, at an installed papad: each wrong turn, and what is said to it, word for word."""
+
+from __future__ import annotations
+
+import re
+
+from tests.ctl.test_wrong_turns import TURNS
+from tests.system.machine import Machine
+from tests.system.papad import Papad
+
+TRANSCRIPT = """
+$ papactl make process x -- nosuch --flag
+papactl: Bad command - [Errno 2] No such file or directory: 'nosuch'
+After make process comes a name, then the command; it is looked for in the PATH of --env, or else in /bin and /usr/bin
+[1]
+
+$ papactl make process sleep 5
+papactl: Bad command - [Errno 2] No such file or directory: '5'
+After make process comes a name, then the command; it is looked for in the PATH of --env, or else in /bin and /usr/bin
+[1]
+
+$ papactl make process x -u nobody-of-that-name -- /bin/true
+papactl: 'nobody-of-that-name' is not a valid user name
+[1]
+
+$ papactl make process x -d /nosuch -- /bin/true
+papactl: Bad working_dir - [Errno 2] No such file or directory: '/nosuch'
+--working-dir must be there, and open to the user of --uid
+[1]
+
+$ papactl make process x -d relative -- /bin/true
+papactl: working_dir must be an absolute path, not "relative"
+[1]
+
+$ papactl make process x --rlimit nofile=many -- /bin/true
+papactl: The rlimit value for "nofile" must be an integer, not "many"
+A number, or infinity; where soft and hard shall differ, prlimit(1) can lower the soft one
+[1]
+
+$ papactl make process x --rlimit files=1 -- /bin/true
+papactl: Unknown rlimit "files"
+It is one of those of setrlimit(2), in lower case: nofile, nproc, core, as, cpu, data, fsize, memlock, stack ...
+[1]
+
+$ papactl make process x FOO=1 -- /bin/true
+papactl: Unknown option "FOO". Type "papactl help make process"
+A variable of the environment is given like this: --env FOO=VALUE
+[1]
+
+$ papactl make process x --listen web -- /bin/true
+papactl: Socket web not found
+To make it: papactl make socket web
+[1]
+
+$ papactl make process x -- /bin/echo '$(socket.web.port)'
+papactl: Socket web not found
+To make it: papactl make socket web
+[1]
+
+$ papactl make socket six --host ::
+papactl: Cannot resolve host :: as an address of this family
+An IPv6 address needs --family inet6
+[1]
+
+$ papactl make socket web --port 8080
+web family=inet type=stream backlog=5 host=127.0.0.1 port=8080 fileno=64
+
+$ papactl make socket other --port 8080
+papactl: Bind failed on 127.0.0.1:8080: [Errno 98] Address already in use
+ss -ltnp shows who has it. A process that has inherited a removed socket keeps it until it ends
+[1]
+
+$ papactl make socket web --port 8081
+papactl: Socket for web has already been created - web family=inet type=stream backlog=5 host=127.0.0.1 port=8080 fileno=64
+[1]
+
+$ papactl make process holder -- /bin/sleep 600
+holder pid=N running=True started=N args=/bin/sleep 600
+
+$ papactl make process holder -- /bin/sleep 601
+papactl: Process for holder has already been created - holder pid=N running=True started=N args=/bin/sleep 600
+Its name is free again when it has ended and was watched to its end, or removed: papactl remove processes holder
+[1]
+
+$ papactl remove sockets web
+
+$ papactl make socket web --port 8080 --backlog 100
+papactl: Bind failed on 127.0.0.1:8080: [Errno 98] Address already in use
+ss -ltnp shows who has it. A process that has inherited a removed socket keeps it until it ends
+[1]
+
+$ papactl remove processes holder
+holder runs on, pid N, unrecorded; its name is free when it ends
+
+$ papactl output nosuch
+papactl: nosuch not found
+[1]
+
+$ papactl watch nosuch
+papactl: nosuch not found
+[1]
+
+$ papactl status nosuch
+papactl: no process is called nosuch; papactl list processes shows them all
+[1]
+
+$ papactl get nosuch
+papactl: there is no value nosuch; papactl list values shows them all
+[1]
+
+$ papactl set release 5
+
+$ papactl set release
+papactl: error: set release to what?
+To clear it: papactl remove values release
+[2]
+
+$ papactl get release
+5
+
+$ papactl remove values '*'
+papactl: You cannot remove all variables
+Say which values, or how their names begin: papactl remove values 'release*'
+[1]
+
+$ papactl exit-if-idle
+papactl: not idle: it holds something; papactl status shows what
+[1]
+
+$ papactl e
+papactl: error: unknown command 'e'
+papactl help lists the commands
+[2]
+"""
+
+
+def said(machine: Machine, typed: str) -> str:
+    """What a command prints, the numbers that differ each time left out, and a status that is not 0."""
+    done = machine.run("sh", "-c", typed.removeprefix("$ "), check=False)
+    text = re.sub(r"(pid[= ]|started=)[\d.]+", r"\1N", done.stdout + done.stderr)
+    return text + (f"[{done.returncode}]\n" if done.returncode else "")
+
+
+def test_those_that_need_no_papad(machine: Machine, papad: Papad) -> None:
+    typed, expected = [turn[0] for turn in TURNS], [turn[2].strip("\n") + "\n[2]\n" for turn in TURNS]
+    assert [said(machine, each) for each in typed] == expected
+
+
+def test_those_that_papad_answers(machine: Machine, papad: Papad) -> None:
+    turns = [turn.partition("\n") for turn in TRANSCRIPT.strip().split("\n\n")]
+    found = [f"{typed}\n{said(machine, typed)}" for typed, _, _ in turns]
+    assert "\n".join(found) == TRANSCRIPT.lstrip("\n")
