@@ -43,9 +43,19 @@ _OPTIONS = {
     **dict.fromkeys(("limit", "ulimit"), "rlimit"),
     **dict.fromkeys(("tail", "n"), "lines"),
     **dict.fromkeys(("format",), "output"),
-    **dict.fromkeys(("priority", "p"), "stream"),
 }
-_UNIT = "Processes are named without an option: papactl output NAME"
+_OF_JOURNALCTL = {
+    **dict.fromkeys(("u", "unit", "t", "identifier"), "Processes are named without an option: papactl output NAME"),
+    **dict.fromkeys(("b", "boot"), "Leave it out: what papad keeps does not outlive a boot"),
+    **dict.fromkeys(
+        ("x", "catalog", "no-hostname", "no-full", "l", "full"), "Leave it out: papactl shows lines as they are"
+    ),
+    **dict.fromkeys(("N", "F", "fields", "field"), "Did you mean: -o json"),
+    **dict.fromkeys(
+        ("c", "D", "M", "k", "cursor", "after-cursor"), "Ask journalctl; make process --journal lets it have the lines"
+    ),
+    "no-tail": "Did you mean: --lines=all",
+}
 
 _ANSWERS = (
     (
@@ -87,8 +97,8 @@ def for_word(typed: str) -> str:
 
 def for_option(name: str, known: list[str]) -> str:
     """The same about an option; `known` are those that there are."""
-    if name in ("u", "unit") and "grep" in known:
-        return _UNIT
+    if name in _OF_JOURNALCTL and "grep" in known:
+        return _OF_JOURNALCTL[name]
     meant = _OPTIONS.get(name)
     if meant not in known:
         from difflib import get_close_matches

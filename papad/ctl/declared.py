@@ -16,8 +16,8 @@ COMMON = (
     Option("version", "show the version"),
 )
 
-FORMATS = ("short", "short-iso", "short-precise", "cat", "json", "export")
-SHORT_FORMATS = FORMATS[:4]
+SHORT_FORMATS = ("short", "short-iso", "short-precise", "short-iso-precise", "short-full", "short-unix", "cat")
+FORMATS = (*SHORT_FORMATS, "json", "export")
 
 _PATTERNS = "A pattern is a name, or the beginning of names and a '*', or {}; none at all means all."
 
@@ -76,15 +76,18 @@ _PROCESS_OPTIONS = (
 
 _OUTPUT_OPTIONS = (
     Option("follow", "go on with what is written from now on", "f"),
-    Option("lines", "the newest N lines only (10 where no N is given, and with -f)", "n", "N|all", optional="10"),
+    Option("lines", "the newest N lines only (10 where no N is given, and with -f)", "n", "N|+N|all", optional="10"),
     Option("since", "from this time on", "S", "TIME"),
     Option("until", "up to this time", "U", "TIME"),
     Option("reverse", "the newest line first", "r"),
     Option("grep", "lines that match this regular expression; all lower-case ignores case", "g", "PATTERN"),
     Option("output", "how to print: " + ", ".join(FORMATS), "o", "FORMAT", choices=FORMATS),
     Option("stream", "only standard output, or only standard error", metavar="out|err", choices=("out", "err")),
+    Option("priority", "this level and graver ones, or FROM..TO; standard error is err, other is info", "p", "LEVEL"),
     Option("utc", "show times in UTC"),
     Option("all", "show control characters as they are", "a"),
+    Option("pager-end", "begin at the end of the pager; the newest 1000 lines", "e"),
+    Option("quiet", "do not say that there are no entries", "q"),
 )
 
 _TIMES = "TIME is 2026-11-23 17:17:20, 2026-11-23, 17:17, @SECONDS, now, today, yesterday, or relative: -1h, -1h30min, 10 min ago."
@@ -212,7 +215,7 @@ COMMANDS = (
         "output:run",
         "output [OPTION...] [PATTERN...]",
         "Show what processes have printed, without consuming it",
-        "Several processes are merged by time. " + _TIMES,
+        "Several processes are merged by time. +N lines are the oldest. " + _TIMES,
         _OUTPUT_OPTIONS,
         most=None,
         completes="processes",

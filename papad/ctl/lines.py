@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from papad.ctl.render import DIM, PLAIN, RED, safe
@@ -12,10 +13,13 @@ from papad.incoming import Frame
 
 MAX_LINE = 1024 * 1024
 """Bytes of one line; a longer one is cut."""
+STREAMS = ("out", "err")
+PRIORITY = {"out": 6, "err": 3, "lost": 4, "closed": 6}
+_LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")  # of syslog(3)
 
 
 class Line(NamedTuple):
-    """One line of a process without its newline, stamped with the time of its end; or a note that bytes are lost or that it ended."""
+    """One line of a process without its newline, stamped with the time of its last byte; or a note that bytes are lost or that it ended."""
 
     kind: str  # out, err, lost or closed
     name: str
@@ -25,6 +29,7 @@ class Line(NamedTuple):
     data: bytes
     number: int = 0  # of lost bytes; the exit code
     partial: bool = False  # it has not come to its newline
+    host: str = ""  # where there are several
 
 
 class Assembler:
@@ -36,23 +41,23 @@ class Assembler:
 
     def feed(self, frame: Frame) -> Iterator[Line]:
         """The lines that a frame completes."""
+        time = round(frame.timestamp, 6)  # as it is shown, so that it can be typed after --since
         if not isinstance(frame.data, bytes):
             yield from self.flush(frame.id)
-            yield Line(frame.kind, frame.name, frame.id, frame.timestamp, frame.position, b"", frame.data)
+            yield Line(frame.kind, frame.name, frame.id, time, frame.position, b"", frame.data)
             return
         key = frame.id, frame.kind
         position = frame.position
         *complete, rest = frame.data.split(b"\n")
         for data in complete:
-            line = Line(frame.kind, frame.name, frame.id, frame.timestamp, position, data)
-            yield self._joined(key, line)
+            yield self._joined(key, Line(frame.kind, frame.name, frame.id, time, position, data))
             position += len(data) + 1
         if rest:
             self._parts.setdefault(key, []).append(rest)
-            begun = Line(frame.kind, frame.name, frame.id, frame.timestamp, position, b"", partial=True)
+            begun = Line(frame.kind, frame.name, frame.id, time, position, b"", partial=True)
             first = self._begun.get(key, begun)
             size = first.number + len(rest)
-            self._begun[key] = first._replace(timestamp=frame.timestamp, number=size)
+            self._begun[key] = first._replace(timestamp=time, number=size)
             if size >= MAX_LINE:
                 yield self._unfinished(key)
 
@@ -77,14 +82,77 @@ class Choice(NamedTuple):
     since: float = 0.0
     until: float = float("inf")
     grep: re.Pattern[str] | None = None
+    priorities: range = range(8)
 
     def wants(self, line: Line) -> bool:
         """Whether to show this line. What was lost is always said."""
         if not self.since <= line.timestamp <= self.until:
             return False
-        if self.grep is None or line.kind == "lost":
+        if line.kind == "lost":
+            return True
+        if PRIORITY[line.kind] not in self.priorities:
+            return False
+        if self.grep is None:
             return True
         return line.kind != "closed" and self.grep.search(line.data.decode("utf-8", "surrogateescape")) is not None
+
+
+def priorities(text: str) -> range:
+    """The priorities that `err`, `3` or `warning..debug` means. Raises ValueError."""
+    first, dots, last = text.partition("..")
+    levels = [
+        (_LEVELS if each in _LEVELS else tuple("01234567")).index(each) for each in (first, last if dots else first)
+    ]
+    return range(min(levels) if dots else 0, max(levels) + 1)
+
+
+def newest_lines(lines: Iterable[Line], count: int | None) -> list[Line]:
+    """The last `count` lines of output, and the notes among them and right before them.
+
+    A line that has not come to its newline is told of last. Here it gets its place by time.
+    """
+    kept: deque[Line] = deque()
+    held = 0
+    for line in lines:
+        place = len(kept)
+        while line.partial and place and kept[place - 1].timestamp > line.timestamp:
+            place -= 1
+        kept.insert(place, line)
+        held += line.kind in STREAMS
+        while count is not None and held > count:
+            held -= kept.popleft().kind in STREAMS
+    return list(kept) if count != 0 else []
+
+
+def newest_known(lines: Iterable[Line], count: int) -> list[Line] | None:
+    """The same where these are only the newest lines, and the first of each stream may lack its beginning.
+
+    None where they do not tell which lines are the newest.
+    """
+    kept = newest_lines(_marked(lines), count)
+    unsure = max((number for number, line in enumerate(kept) if line.kind == "unsure"), default=-1)
+    known = kept[unsure + 1 :]
+    return known if sum(line.kind in STREAMS for line in known) == count else None
+
+
+def _marked(lines: Iterable[Line]) -> Iterator[Line]:
+    """The lines, of the kind `unsure` as long as they may lack something."""
+    sure: set[tuple[int, str]] = set()
+    for line in lines:
+        key = line.id, line.kind
+        yield line if key in sure or line.kind not in STREAMS else line._replace(kind="unsure")
+        if not line.partial:
+            sure.add(key)
+
+
+def oldest_lines(lines: Iterable[Line], count: int) -> Iterator[Line]:
+    """The first `count` lines of output, and the notes before, among and right after them."""
+    for line in lines:
+        if line.kind in STREAMS:
+            count -= 1
+        if count < 0:
+            return
+        yield line
 
 
 def exit_text(code: int) -> str:
@@ -117,19 +185,14 @@ class Look(NamedTuple):
 
     def format(self, line: Line) -> bytes:
         """A line as it is printed, its newline included; empty where this style does not show it."""
-        if self.style == "json":
-            return _json(line, self.host)
         if self.style == "export":
             return _export(line, self.host)
-        if self.style == "cat" and line.kind not in ("out", "err"):
-            return b""
-        data = line.data.removesuffix(b"\r")
-        if self.style == "cat":
-            return (line.data if self.raw else safe(data).encode()) + b"\n"
-        head = self.head(line).encode("utf-8", "replace")
-        if line.kind in ("lost", "closed"):
-            return self._painted(head + b"-- " + note(line).encode() + b" --", DIM) + b"\n"
-        text = data if self.raw else safe(data).encode()
+        if self.style == "json":
+            return _json(line, self.host)
+        head = b"" if self.style == "cat" else self.head(line).encode("utf-8", "replace")
+        if line.kind not in STREAMS:
+            return head and head + self._painted(f"-- {note(line)} --".encode(), DIM) + b"\n"
+        text = line.data if self.raw else safe(line.data.removesuffix(b"\r")).encode()
         return head + (self._painted(text, RED) if line.kind == "err" else text) + b"\n"
 
     def head(self, line: Line) -> str:
@@ -148,14 +211,14 @@ def _fields(line: Line, host: str | None) -> dict[str, bytes]:
         "_HOSTNAME": host or "",
         "PAPAD_NAME": line.name,
         "SYSLOG_IDENTIFIER": line.name,
-        "PRIORITY": {"out": "6", "err": "3", "lost": "4", "closed": "6"}[line.kind],
-        "PAPAD_STREAM": line.kind if line.kind in ("out", "err") else "",
+        "PRIORITY": str(PRIORITY[line.kind]),
+        "PAPAD_STREAM": line.kind if line.kind in STREAMS else "",
         "PAPAD_LOST": str(line.number) if line.kind == "lost" else "",
         "PAPAD_EXIT_CODE": str(line.number) if line.kind == "closed" else "",
         "_LINE_BREAK": "eof" if line.partial else "",
     }
     found = {key: text.encode("utf-8", "surrogateescape") for key, text in fields.items() if text}
-    return found | {"MESSAGE": line.data if line.kind in ("out", "err") else note(line).encode()}
+    return found | {"MESSAGE": line.data if line.kind in STREAMS else note(line).encode()}
 
 
 def _json(line: Line, host: str | None) -> bytes:

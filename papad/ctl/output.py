@@ -3,40 +3,54 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import BinaryIO
 
 from papad.client import Client, connect, read
 from papad.ctl.connect import Session
-from papad.ctl.lines import Assembler, Choice, Line, Look
+from papad.ctl.lines import STREAMS, Assembler, Choice, Line, Look, newest_known, newest_lines, oldest_lines, priorities
 from papad.ctl.parser import Call, Usage
-from papad.ctl.render import colourful, on_terminal, output_stream
+from papad.ctl.render import colourful, leave_with_reader, on_terminal, output_stream
 from papad.ctl.times import parse
+from papad.errors import ConnectionLost
 from papad.incoming import Frame
 from papad.requests import Reading
 
-_FIRST_ASK = 64  # records, the fewest that are asked for when some lines are wanted
+# Records and bytes, at most, that are asked for where a few lines are wanted, before everything is read.
+_NEWEST = ((1000, 64 << 10), (20_000, 2 << 20))
+_PAGER_END = 1000  # lines for a pager that is to begin at their end
 
 
 def run(call: Call, session: Session) -> int:
-    """Show it, and with -f what comes."""
-    follow = call.flag("follow")
-    if follow and call.flag("reverse"):
-        raise Usage("--reverse or --follow, not both")
-    choice, count = _choice(call), _count(call)
-    look = look_of(call, session, "json" if call.flag("json") else call.text("output") or "short")
-    pager = not follow and not call.flag("no_pager")
-    with output_stream(pager=pager) as stream:
-        if follow:
-            _follow(call, session, choice, count, look, stream)
-            return 0
-        shown = False
-        for line in _lines(call, session, choice, count):
-            shown = bool(stream.write(look.format(line))) or shown
-    if not shown and on_terminal():
-        print("-- No entries --")
-    return 0
+    """Show it, and with -f what comes. Like grep, 1 where nothing matches --grep."""
+    look = look_of(call, session, style_of(call))
+    if call.flag("follow"):
+        if call.flag("reverse"):
+            raise Usage("--reverse or --follow, not both")
+        with output_stream(pager=False) as stream:
+            _follow(call, session, _choice(call), count_of(call)[0], look, stream)
+        return 0
+    return show(call, lines_of(call, session), look.format)
+
+
+def show(call: Call, found_lines: Iterable[Line], format: Callable[[Line], bytes]) -> int:
+    """Print lines as the options of a command line want it; 1 where nothing matches --grep."""
+    lines = iter(found_lines)
+    lines = chain(list(islice(lines, 1)), lines)  # what is wrong shows now, before there is a pager
+    shown = found = False
+    with output_stream(pager=not call.flag("no_pager"), at_end=call.flag("pager_end")) as stream:
+        for line in lines:
+            shown = bool(stream.write(format(line))) or shown
+            found = found or line.kind in STREAMS
+        if not shown and style_of(call).startswith("short") and not call.flag("quiet"):
+            stream.write(b"-- No entries --\n")
+    return int(call.text("grep") is not None and not found)
+
+
+def style_of(call: Call) -> str:
+    """The format that a command line asks for."""
+    return "json" if call.flag("json") else call.text("output") or "short"
 
 
 def look_of(call: Call, session: Session, style: str) -> Look:
@@ -46,109 +60,120 @@ def look_of(call: Call, session: Session, style: str) -> Look:
 
 
 def _choice(call: Call) -> Choice:
-    since, until, pattern = call.text("since"), call.text("until"), call.text("grep")
-    grep = None
+    since, until, pattern, level = (call.text(key) for key in ("since", "until", "grep", "priority"))
+    choice = Choice(0.0 if since is None else parse(since), float("inf") if until is None else parse(until))
+    if choice.since > choice.until:
+        raise Usage("--since must be before --until")
     if pattern is not None:
         try:
-            grep = re.compile(pattern, re.IGNORECASE if pattern == pattern.lower() else 0)
+            choice = choice._replace(grep=re.compile(pattern, re.IGNORECASE if pattern == pattern.lower() else 0))
         except re.error as error:
             raise Usage(f"--grep: not a regular expression: {pattern!r}: {error}") from None
-    return Choice(parse(since) if since else 0.0, parse(until) if until else float("inf"), grep)
+    if level is not None:
+        try:
+            choice = choice._replace(priorities=priorities(level))
+        except ValueError:
+            raise Usage(f"--priority: not a level, or two with .. between: {level!r}", "Try: err, or 3") from None
+    return choice
 
 
-def _count(call: Call) -> int | None:
-    """How many lines to show, None for all."""
+def count_of(call: Call) -> tuple[int | None, bool]:
+    """How many lines to show, None for all; and whether the oldest are meant."""
     text = call.text("lines")
     if text is None:
-        return 10 if call.flag("follow") and not call.flag("since") else None
-    if text != "all" and not text.isdecimal():
+        if call.flag("pager_end"):
+            return _PAGER_END, False
+        return 10 if call.flag("follow") and not call.flag("since") else None, False
+    if text == "all":
+        return None, False
+    if not re.fullmatch(r"\+?\d{1,18}", text, re.ASCII):
         raise Usage(f"--lines must be a number or all, not {text!r}")
-    return None if text == "all" else int(text)
+    oldest = text.startswith("+")
+    if oldest and (call.flag("reverse") or call.flag("follow")):
+        raise Usage("--lines=+N goes with neither --reverse nor --follow")
+    return int(text), oldest
 
 
-def _lines(call: Call, session: Session, choice: Choice, count: int | None) -> Iterable[Line]:
+def newest_first(call: Call) -> bool:
+    """Whether the newest line comes first: with -r, and as journalctl has it where a few lines are wanted that match."""
+    count, oldest = count_of(call)
+    return call.flag("reverse") or (call.text("grep") is not None and count is not None and not oldest)
+
+
+def lines_of(call: Call, session: Session) -> Iterable[Line]:
     """What there is, chosen, in the order in which it is shown."""
-    client, stream = session.client(), call.text("stream")
-    if count is None:
-        lines: Iterable[Line] = filter(choice.wants, _assembled(client, call.words, stream))
-        return reversed(list(lines)) if call.flag("reverse") else lines
-    newest = _newest_of_few(client, call, count) if choice == Choice() else None
-    if newest is None:
-        newest = newest_lines(filter(choice.wants, _assembled(client, call.words, stream)), count)
-    return reversed(newest) if call.flag("reverse") else newest
+    choice, (count, oldest) = _choice(call), count_of(call)
+    client, reverse = session.client(), newest_first(call)
+    if count is not None and not oldest and choice == Choice():
+        newest = _newest_of_few(client, call, count)
+        if newest is not None:
+            return reversed(newest) if reverse else newest
+    lines = filter(choice.wants, _assembled(client.output(*call.words, stream=call.text("stream"))))
+    if oldest:
+        return oldest_lines(lines, count or 0)
+    if count is None and not reverse:
+        return lines
+    newest = newest_lines(lines, count)
+    return reversed(newest) if reverse else newest
 
 
-def _assembled(client: Client, patterns: list[str], stream: str | None) -> Iterator[Line]:
+def _assembled(frames: Iterable[Frame]) -> Iterator[Line]:
     assembler = Assembler()
-    for frame in client.output(*patterns, stream=stream):
+    for frame in frames:
         yield from assembler.feed(frame)
     yield from assembler.flush()
 
 
-def newest_lines(lines: Iterable[Line], count: int) -> list[Line]:
-    """The last `count` lines of output, and the notes among them and right before them."""
-    kept: deque[Line] = deque()
-    held = 0
-    for line in lines:
-        kept.append(line)
-        held += line.kind in ("out", "err")
-        while held > count:
-            held -= kept.popleft().kind in ("out", "err")
-    return list(kept) if count else []
-
-
 def _newest_of_few(client: Client, call: Call, count: int) -> list[Line] | None:
-    """The same without reading everything; None where the newest records do not tell.
-
-    The first line of each stream may lack its beginning then, so it must not be among those wanted.
-    """
-    ask = max(_FIRST_ASK, 4 * count)
-    assembler, lines = Assembler(), []
-    frames = list(client.output(*call.words, last=ask, stream=call.text("stream")))
-    for frame in frames:
-        lines += list(assembler.feed(frame))
-    lines += assembler.flush()
-    if sum(frame.kind in ("out", "err") for frame in frames) < ask:
-        return None
-    first: dict[tuple[int, str], int] = {}
-    for number, line in enumerate(lines):
-        first.setdefault((line.id, line.kind), number)
-    unsure = max((number for (_, kind), number in first.items() if kind in ("out", "err")), default=-1)
-    whole = [line for line in lines[unsure + 1 :] if line.kind in ("out", "err")]
-    return newest_lines(lines, count) if len(whole) >= count else None
+    """The newest lines without reading everything; None where the newest bytes do not tell."""
+    for records, size in _NEWEST:
+        frames = client.output(*call.words, last=records, bytes=size, stream=call.text("stream"))
+        newest = newest_known(_assembled(frames), count)
+        if newest is not None:
+            return newest
+    return None
 
 
 def _follow(call: Call, session: Session, choice: Choice, count: int | None, look: Look, stream: BinaryIO) -> None:
-    """Show the newest lines, then what comes, over restarts of papad, until somebody interrupts."""
+    """Show the newest lines, then what comes, over restarts of papad, until somebody interrupts or nobody reads it."""
+    leave_with_reader()
     client = session.client()
-    reading = Reading(tuple(call.words), stream=call.text("stream"), follow=True)
-    assembler = Assembler()
+    session.keep()  # it is closed here
+    reading, assembler = _reading(call), Assembler()
 
-    def before() -> Iterator[Line]:
-        for frame in _frames_so_far(client, call.words, call.text("stream")):
-            reading.take(frame)
-            yield from assembler.feed(frame)
-
-    lines = filter(choice.wants, before())
-    stream.writelines(look.format(line) for line in (lines if count is None else newest_lines(lines, count)))
-    stream.flush()
-    dial = client.address
-    connections = iter([client])
-    session.keep()
-
-    def connected() -> Client:
-        return next(connections, None) or connect(dial)
-
-    try:
-        for frame in read(reading, connected, None):
-            stream.writelines(look.format(line) for line in filter(choice.wants, assembler.feed(frame)))
-            stream.flush()
-    finally:
-        stream.writelines(look.format(line) for line in filter(choice.wants, assembler.flush()))
+    def show(lines: Iterable[Line]) -> None:
+        stream.writelines(look.format(line) for line in lines if choice.wants(line))
         stream.flush()
 
+    while count is not None:
+        try:
+            before = _so_far(client, call, reading, assembler)
+            show(newest_lines(filter(choice.wants, before), count))
+            break
+        except ConnectionLost:  # nothing is shown yet
+            reading, assembler, client = _reading(call), Assembler(), connect(client.address)
+    try:
+        for frame in read(reading, _beginning_with(client), None):
+            show(assembler.feed(frame))
+    finally:
+        show(assembler.flush())
 
-def _frames_so_far(client: Client, patterns: list[str], stream: str | None) -> Iterator[Frame]:
-    """What there is already. A name that is still to come is no error."""
-    names = [each["name"] for each in client.describe("processes", *patterns)]
-    return client.output(*names, stream=stream) if names else iter(())
+
+def _reading(call: Call) -> Reading:
+    return Reading(tuple(call.words), stream=call.text("stream"), follow=True)
+
+
+def _so_far(client: Client, call: Call, reading: Reading, assembler: Assembler) -> Iterator[Line]:
+    """The lines that there are already; notes in `reading` where they end. A name that is still to come is no error."""
+    known = [each for each in call.words if each.endswith("*") or client.describe("processes", each)]
+    if call.words and not known:
+        return
+    for frame in client.output(*known, stream=call.text("stream")):
+        reading.take(frame)
+        yield from assembler.feed(frame)
+
+
+def _beginning_with(client: Client) -> Callable[[], Client]:
+    """Gives this connection, and from then on new ones to the same papad."""
+    connections = iter([client])
+    return lambda: next(connections, None) or connect(client.address)

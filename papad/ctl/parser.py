@@ -9,6 +9,7 @@ the first other word on, the command to run: so that its own options are not tak
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class Option(NamedTuple):
     repeat: bool = False
     choices: tuple[str, ...] = ()
     optional: str | None = (
-        None  # the value where none is given; it then must be a number or `all` if it is a word apart
+        None  # the value where none is given; it then must be a number, +N or `all` if it is a word apart
     )
     protocol: str = ""  # the option of the protocol that it stands for; `env.` begins one
     completes: str = ""  # sockets, processes, values, files: where to find values
@@ -182,7 +183,7 @@ class _Parse:
         if value is not None:
             return value
         if option.optional is not None:
-            if following is not None and (following.isdecimal() or following == "all"):
+            if following is not None and re.fullmatch(r"all|\+?\d+", following, re.ASCII):
                 return self.argv.pop(0)
             return option.optional
         if following is None:

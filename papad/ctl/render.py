@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
+from papad.errors import Error
+
 RED, GREEN, DIM, BOLD, PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\udc80-\udcff]")
@@ -37,8 +39,12 @@ def on_terminal() -> bool:
 
 
 def colourful() -> bool:
-    """Whether to colour: on a terminal, unless NO_COLOR or TERM=dumb forbids."""
-    return on_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Whether to colour: on a terminal, unless it cannot, or NO_COLOR forbids."""
+    return _able_terminal() and not os.environ.get("NO_COLOR")
+
+
+def _able_terminal() -> bool:
+    return on_terminal() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def paint(text: str, colour: str) -> str:
@@ -71,10 +77,26 @@ def size(count: int | None) -> str:
     return f"{amount:.1f} GB"
 
 
+def leave_with_reader() -> None:
+    """End this program as soon as nobody reads its standard output any more, even while it has nothing to write."""
+    if on_terminal():
+        return
+    from select import poll
+    from threading import Thread
+
+    def wait() -> None:
+        output = poll()
+        output.register(1, 0)
+        output.poll()
+        os._exit(0)
+
+    Thread(target=wait, daemon=True).start()
+
+
 @contextmanager
-def output_stream(*, pager: bool) -> Iterator[BinaryIO]:
+def output_stream(*, pager: bool, at_end: bool = False) -> Iterator[BinaryIO]:
     """Where to write: a pager if there is a terminal to show it on, otherwise standard output."""
-    command = _pager() if pager and on_terminal() else ""
+    command = _pager() if pager and _able_terminal() else ""
     if not command:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -82,9 +104,11 @@ def output_stream(*, pager: bool) -> Iterator[BinaryIO]:
     import signal
     import subprocess
 
-    environment = {**os.environ, "LESS": os.environ.get("PAPAD_LESS", "FRSXMK"), "LESSCHARSET": "utf-8"}
+    less = os.environ.get("PAPAD_LESS", "FRSXMK") + (" +G" if at_end else "")
     sys.stdout.flush()
-    process = subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(
+        command, shell=True, stdin=subprocess.PIPE, env={**os.environ, "LESS": less, "LESSCHARSET": "utf-8"}
+    )
     assert process.stdin is not None
     try:
         yield process.stdin  # type: ignore[misc]
@@ -95,8 +119,10 @@ def output_stream(*, pager: bool) -> Iterator[BinaryIO]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pager's business as long as it runs
         with suppress(BrokenPipeError):
             process.stdin.close()
-        process.wait()
+        status = process.wait()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if status == 127:
+        raise Error(f"there is no pager {command!r}; --no-pager does without")
 
 
 def _pager() -> str:

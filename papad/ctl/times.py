@@ -2,51 +2,57 @@
 
 from __future__ import annotations
 
-import calendar
 import re
 import time
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 from papad.ctl.parser import Usage
 
 _UNITS = {
-    "usec us µs": 1e-6,
+    "usec us µs μs": 1e-6,
     "msec ms": 1e-3,
     "seconds second sec s": 1,
     "minutes minute min m": 60,
     "hours hour hr h": 3600,
     "days day d": 86400,
     "weeks week w": 7 * 86400,
-    "months month M": 30.44 * 86400,
-    "years year y": 365.25 * 86400,
+    "months month M": 2629800,
+    "years year y": 31557600,
 }
 _SECONDS = {name: seconds for names, seconds in _UNITS.items() for name in names.split()}
+_DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
-_SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-zµ]*)\s*")
+_SPAN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-zµμ]*)\s*", re.ASCII)
+_ZONE = re.compile(r"(.*?)(?: *(Z|[+-]\d\d:?\d\d)| +([A-Za-z][\w/+-]*))", re.ASCII)
 _MOMENT = re.compile(
-    r"(?:(\d{4})-(\d\d?)-(\d\d?))?"  # date
-    r"(?:(?:(?<=\d)[ T]|^)(\d\d?):(\d\d)(?::(\d\d(?:\.\d+)?))?)?"  # time
-    r"\s*(Z|UTC|[+-]\d\d:?\d\d)?"
+    r"(?:(?P<weekday>[A-Za-z]+)(?: +|$))?"
+    r"(?:(?P<year>\d{4}|\d\d)-(?P<month>\d\d?)-(?P<day>\d\d?)(?: +|T(?=\d)|$))?"
+    r"(?:(?P<hour>\d\d?):(?P<minute>\d\d?)(?::(?P<second>\d\d?(?:\.\d+)?))?)?",
+    re.ASCII,
 )
 
 
 def parse(text: str, now: float | None = None) -> float:
-    """The seconds since 1970 that a text means. Raises Usage."""
+    """The seconds since 1970 that a text means, to the microsecond. Raises Usage."""
     now = time.time() if now is None else now
     text = text.strip()
-    days = {"yesterday": -1, "today": 0, "tomorrow": 1}
     if text == "now":
         return now
-    if text in days:
-        today = time.localtime(now)
-        return time.mktime((today.tm_year, today.tm_mon, today.tm_mday + days[text], 0, 0, 0, 0, 0, -1))
-    if re.fullmatch(r"@\d+(\.\d+)?", text):
-        return float(text[1:])
-    if text[:1] in ("-", "+") and len(text) > 1:
+    if text.startswith("@"):
+        return _span(text[1:], text)
+    if text.startswith(("-", "+")):
         return now + _span(text[1:], text) * (-1 if text[0] == "-" else 1)
     for suffix, sign in ((" ago", -1), (" left", 1)):
         if text.endswith(suffix):
             return now + sign * _span(text.removesuffix(suffix), text)
-    return _moment(text, now)
+    try:
+        seconds = _moment(text, now)
+    except (ValueError, OverflowError):
+        raise _wrong(text) from None
+    if seconds < 0:
+        raise _wrong(text)
+    return round(seconds, 6)
 
 
 def _span(text: str, whole: str) -> float:
@@ -64,29 +70,49 @@ def _span(text: str, whole: str) -> float:
 
 
 def _moment(text: str, now: float) -> float:
-    match = _MOMENT.fullmatch(text)
-    if match is None or not (match[1] or match[4]):
-        raise _wrong(text)
-    zone = match[7]
-    today = time.gmtime(now) if zone else time.localtime(now)
-    year, month, day = (int(match[n]) for n in (1, 2, 3)) if match[1] else today[:3]
-    hour, minute, second = int(match[4] or 0), int(match[5] or 0), float(match[6] or 0)
-    if not (
-        1 <= month <= 12
-        and 1 <= day <= calendar.monthrange(year, month)[1]
-        and hour < 25
-        and minute < 60
-        and second < 61
-    ):
-        raise _wrong(text)
-    fields = (year, month, day, hour, minute, 0, 0, 0, -1)
-    if not zone:
-        return time.mktime(fields) + second
-    offset = 0
-    if zone[0] in "+-":
-        digits = zone[1:].replace(":", "")
-        offset = (int(digits[:2]) * 3600 + int(digits[2:]) * 60) * (1 if zone[0] == "+" else -1)
-    return calendar.timegm(fields) + second - offset
+    """A day, a time of day, or both, and perhaps a zone. Raises ValueError, OverflowError."""
+    zoned = _ZONE.fullmatch(text)
+    body, offset, name = zoned.groups() if zoned else (text, None, None)
+    zone = _zone(offset, name)
+    date = datetime.fromtimestamp(now, zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    hour, minute, second = 0, 0, 0.0
+    if body in _DAYS:
+        date += timedelta(days=_DAYS[body])
+    else:
+        match = _MOMENT.fullmatch(body)
+        if match is None or not (match["day"] or match["hour"]):
+            raise ValueError
+        if match["day"]:
+            year = int(match["year"])
+            year += 0 if year > 99 else 1900 if year >= 69 else 2000
+            date = date.replace(year=year, month=int(match["month"]), day=int(match["day"]))
+        weekday = _WEEKDAYS[date.weekday()]
+        if (match["weekday"] or weekday).lower() not in (weekday, weekday[:3]):
+            raise ValueError
+        hour, minute, second = int(match["hour"] or 0), int(match["minute"] or 0), float(match["second"] or 0)
+        if hour > 23 or minute > 59 or second >= 62:
+            raise ValueError
+    if zone:
+        return date.replace(hour=hour, minute=minute).timestamp() + second
+    # Not datetime: where the end of summer time makes one time of two, the C library takes the one that systemd takes.
+    summer = time.tzname.index(name) if name else -1
+    return time.mktime((date.year, date.month, date.day, hour, minute, 0, 0, 0, summer)) + second
+
+
+def _zone(offset: str | None, name: str | None) -> tzinfo | None:
+    """A zone by what was typed of it, None for the local one. Raises ValueError."""
+    if offset == "Z" or name == "UTC":
+        return UTC
+    if offset:
+        return timezone(timedelta(hours=int(offset[:3]), minutes=int(offset[0] + offset[-2:])))
+    if name is None or name in time.tzname:
+        return None
+    from zoneinfo import ZoneInfo
+
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError):
+        raise ValueError from None
 
 
 def _wrong(text: str) -> Usage:
@@ -108,17 +134,27 @@ def span(seconds: float) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
+_STAMPS = {
+    "short": "%b %d %H:%M:%S",
+    "short-precise": "%b %d %H:%M:%S",
+    "short-iso": "%Y-%m-%dT%H:%M:%S",
+    "short-iso-precise": "%Y-%m-%dT%H:%M:%S",
+    "short-full": "%a %Y-%m-%d %H:%M:%S",
+}
+
+
 def stamp(timestamp: float, style: str, utc: bool) -> str:
-    """A point in time as `-o short`, `short-iso` or `short-precise` show it."""
-    fields = time.gmtime(timestamp) if utc else time.localtime(timestamp)
-    if style == "short-iso":
-        offset = 0 if utc else fields.tm_gmtoff
-        hours, minutes = divmod(abs(offset) // 60, 60)
-        return time.strftime("%Y-%m-%dT%H:%M:%S", fields) + f"{'-' if offset < 0 else '+'}{hours:02}:{minutes:02}"
-    text = f"{_MONTHS[fields.tm_mon - 1]} {fields.tm_mday:02} {fields.tm_hour:02}:{fields.tm_min:02}:{fields.tm_sec:02}"
-    if style == "short-precise":
-        text += f".{int(timestamp * 1e6) % 1000000:06}"
+    """A point in time as `-o short` and its kin show it."""
+    seconds, microseconds = divmod(round(timestamp * 1e6), 1_000_000)
+    if style == "short-unix":
+        return f"{seconds}.{microseconds:06}"
+    fields = time.gmtime(seconds) if utc else time.localtime(seconds)
+    text = time.strftime(_STAMPS[style], fields)
+    if style.endswith("precise"):
+        text += f".{microseconds:06}"
+    if style == "short-full":
+        text += " UTC" if utc else f" {fields.tm_zone}"
+    if style.startswith("short-iso"):
+        hours, minutes = divmod(abs(fields.tm_gmtoff) // 60, 60)
+        text += f"{'-' if fields.tm_gmtoff < 0 else '+'}{hours:02}:{minutes:02}"
     return text
-
-
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

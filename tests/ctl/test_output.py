@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.ctl.support import Papactl, Terminal, interrupted, line_of
+from tests.client.relay import Relay
+from tests.ctl.support import COMMAND, Papactl, environment, interrupted, line_of
 from tests.ctl.test_lines import read_export
 from tests.unit.support import wait_until
 
@@ -54,7 +57,55 @@ def test_the_newest_lines_are_whole_however_they_were_captured(ctl: Papactl, siz
     assert ctl.out("output", "-o", "cat", "-n", "3", "-r").splitlines() == whole[:-4:-1]
     assert ctl.out("output", "-o", "cat", "--lines", "all").splitlines() == whole
     assert ctl.out("output", "-o", "cat", "--lines").splitlines() == whole[-10:]
-    assert ctl.out("output", "-n0") == ""
+    assert ctl.out("output", "-o", "cat", "-n0") == ""
+    assert ctl.out("output", "-o", "cat", "-n+3").splitlines() == whole[:3]
+    assert ctl.out("output", "-o", "cat", "-n", "+3").splitlines() == whole[:3]
+    assert ctl.out("output", "-o", "cat", "-n999999999999999999").splitlines() == whole
+
+
+def test_the_newest_lines_of_a_chatty_and_a_quiet_process(ctl: Papactl) -> None:
+    ctl.runs("quiet.1", "echo first; echo error >&2")
+    ctl.runs("chatty", "seq 100000")
+    ctl.runs("quiet.2", "echo then; printf 'no end'")
+    ctl.runs("chatty.2", "seq 60000")
+    whole = ctl.out("output", "-o", "cat").splitlines()
+    assert (whole[:2], whole[100002:100004]) == (["first", "error"], ["then", "no end"])
+    for count in (1, 100, 59999, 60000, 60001, 60002, 60003, 160003, 160004):
+        assert ctl.out("output", "-o", "cat", f"-n{count}").splitlines() == whole[-count:]
+    assert ctl.out("output", "quiet.*", "-o", "cat", "-n", "3").splitlines() == ["error", "then", "no end"]
+    assert ctl.out("output", "--stream", "err", "-o", "cat", "-n", "3") == "error\n"
+
+
+def test_the_newest_lines_of_very_many_records(ctl: Papactl) -> None:
+    """Each byte is a record; so a line takes more of them than are asked for at first."""
+    script = "import os,time\nfor c in b'a'*1500+b'\\n'+b'b'*1500+b'\\n': os.write(1,bytes([c])); time.sleep(0.0005)"
+    ctl.out("make", "process", "p", "--", sys.executable, "-c", script)
+    ctl.ends("p")
+    frames = ctl.daemon.ask("output p").count("out:p:")
+    assert frames > 2000
+    assert ctl.out("output", "-o", "cat", "-n1") == "b" * 1500 + "\n"
+    assert ctl.out("output", "-o", "cat", "-n2") == "a" * 1500 + "\n" + "b" * 1500 + "\n"
+
+
+def test_a_line_that_has_not_ended_is_shown_as_far_as_it_has_come(ctl: Papactl, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    ctl.out(
+        "make", "process", "prompt", "--", "/bin/sh", "-c", f"echo one; printf 'name: '; mkfifo {fifo}; cat <>{fifo}"
+    )
+    wait_until(lambda: ctl.described("prompt")["captured"] == 10, "it asks")
+    assert ctl.out("output", "-o", "cat", "-n1") == "name: \n"
+    assert ctl.out("output", "-o", "cat", "-r") == "name: \none\n"
+    assert [each.get("_LINE_BREAK") for each in ctl.json("output", "-o", "json")] == [None, "eof"]
+    ctl.runs("other", "echo later")
+    assert ctl.out("output", "-o", "cat", "-n1") == "later\n"
+    assert ctl.out("output", "-o", "cat", "-n2") == "name: \nlater\n"
+    assert ctl.out("output", "-o", "cat", "-r") == "later\nname: \none\n"
+    assert ctl.out("output", "-o", "cat") == "one\nlater\nname: \n", "without -n and -r it comes last"
+    with ctl.running("output", "-f", "-o", "cat", "prompt") as popen, open(fifo, "w") as answer:
+        assert line_of(popen) == "one"
+        answer.write("é\n")
+        answer.flush()
+        assert line_of(popen) == "name: é"
 
 
 def test_since_and_until(ctl: Papactl) -> None:
@@ -66,6 +117,8 @@ def test_since_and_until(ctl: Papactl) -> None:
     assert ctl.out("output", "-o", "cat", "-S", "-1h", "--until", "now") == "old\nnew\n"
     assert ctl.out("output", "-o", "cat", "-S", "yesterday", "-U", "1 h ago") == ""
     assert ctl.out("output", "-o", "cat", "--since=today", "-n1") == "new\n"
+    shown = ctl.out("output", "new", "-o", "short-precise").split(" new: ")[0].split()[-1]
+    assert ctl.out("output", "-o", "cat", "-S", shown, "-U", shown) == "new\n"
 
 
 def test_grep_has_smart_case(ctl: Papactl) -> None:
@@ -74,6 +127,25 @@ def test_grep_has_smart_case(ctl: Papactl) -> None:
     assert ctl.out("output", "-o", "cat", "-g", "Error") == "Error one\n"
     assert ctl.out("output", "-o", "cat", "--grep", "^e.*o$", "-n1") == "error two\n"
     assert ctl.out("output", "-o", "cat", "-g", "one", "-n1") == "Error one\n"
+    assert ctl.out("output", "-o", "cat", "-g", "^e", "-n1") == "error two\n"
+    assert ctl.out("output", "-o", "cat", "-g", "^e", "-n2") == "error two\nError one\n", "as journalctl has it"
+    assert ctl.out("output", "-o", "cat", "-g", "^e", "-n+2") == "Error one\nerror two\n"
+
+
+def test_grep_that_finds_nothing_is_status_1(ctl: Papactl) -> None:
+    ctl.runs("p", "echo fine")
+    assert ctl("output", "-g", "error") == (1, "-- No entries --\n", "")
+    assert ctl("output", "-g", "error", "-o", "json") == (1, "", "")
+    assert ctl("output", "-S", "now") == (0, "-- No entries --\n", "")
+
+
+def test_priorities_are_those_of_the_journal(ctl: Papactl) -> None:
+    ctl.runs("p", "echo fine; echo bad >&2; exit 3")
+    assert texts(ctl.out("output", "-p", "err")) == ["p: bad"]
+    assert texts(ctl.out("output", "-p", "4..7")) == ["p: fine", "p: -- ended with exit code 3 --"]
+    assert ctl.out("output", "-p", "crit") == "-- No entries --\n"
+    assert ctl.out("output", "-q", "-p", "crit") == ""
+    assert ctl("output", "-p", "grave").status == 2
 
 
 def test_one_stream(ctl: Papactl) -> None:
@@ -103,9 +175,7 @@ def test_what_was_overwritten_is_said_first(ctl: Papactl) -> None:
     lost = ctl.described("p")["lost"]
     assert lost == 400
     assert texts(ctl.out("output", "p"))[:2] == ["p: -- 400 bytes lost --", "p: 1080"]
-    assert texts(
-        ctl.out("output", "p", "-f", "-n", "all", "-U", "yesterday") if False else ctl.out("output", "p", "-n", "20")
-    )[0] == ("p: -- 400 bytes lost --")
+    assert texts(ctl.out("output", "p", "-n", "20"))[0] == "p: -- 400 bytes lost --"
 
 
 def test_follow_shows_ten_lines_then_what_comes_and_processes_made_later(ctl: Papactl, tmp_path: Path) -> None:
@@ -139,35 +209,38 @@ def test_follow_of_a_name_that_is_still_to_come(ctl: Papactl) -> None:
         assert interrupted(popen)[0] == 130
 
 
+WRITER = """import os, sys, time
+for line in sys.stdin.buffer:
+    os.write(1, line[:10]); time.sleep(0.003); os.write(2, b"e" + line); time.sleep(0.003); os.write(1, line[10:])
+os.write(1, b"no end")"""
+
+
+@pytest.mark.parametrize("count", ["all", "500"])
+def test_a_follow_that_is_cut_anywhere_prints_every_line_once(ctl: Papactl, tmp_path: Path, count: str) -> None:
+    """With a number of lines, many cuts are in what it begins with."""
+    fifo = tmp_path / "fifo"
+    subprocess.run(["mkfifo", fifo], check=True)
+    ctl.out("make", "process", "w", "--", "/bin/sh", "-c", f'exec "$0" -c "$1" <{fifo}', sys.executable, WRITER)
+    lines = [f"line {n:03} é😀" for n in range(200)]
+    with Relay(tmp_path / "relay", ctl.daemon.path) as relay, open(fifo, "w") as writer:
+        relay.budgets = [*range(50, 2000, 97), *range(1900, 2200, 7)]
+        with ctl.running("--socket", relay.path, "output", "-f", "-n", count, "-o", "cat", "w") as popen:
+            for number, line in enumerate(lines):
+                print(line, file=writer, flush=True)
+                if number < 100:
+                    wait_until(lambda n=number: ctl.described("w")["captured"] >= 33 * n, "it is captured")  # type: ignore[misc]
+            writer.close()
+            out = [line_of(popen) for _ in range(401)]
+        assert relay.connections > 20
+    assert [line for line in out if line[0] == "l"] == lines
+    assert [line for line in out if line[0] == "e"] == [f"e{line}" for line in lines]
+    assert "no end" in out
+
+
 def test_follow_since(ctl: Papactl) -> None:
     ctl.runs("p", "seq 20")
     with ctl.running("output", "-f", "-S", "-1h", "-o", "cat") as popen:
         assert [line_of(popen) for _ in range(20)] == [str(n) for n in range(1, 21)]
-
-
-def test_on_a_terminal_with_colour_and_pager(ctl: Papactl, tmp_path: Path) -> None:
-    ctl.runs("p", "echo fine; printf 'bad\\033[2J\\n' >&2")
-    status, text = Terminal("output", "p", "--no-pager", **ctl.env).rest()
-    assert status == 0
-    assert "p: fine\n" in text
-    assert "p: \x1b[31mbad\\x1b[2J\x1b[0m\n" in text
-    assert "\x1b" not in Terminal("output", "p", "--no-pager", NO_COLOR="1", **ctl.env).rest()[1]
-    status, text = Terminal("output", "p", PAPAD_PAGER="sed 's/^/> /'", PAGER="false", **ctl.env).rest()
-    assert status == 0
-    assert all(line.startswith("> ") for line in text.splitlines())
-    assert len(text.splitlines()) == 3
-    assert Terminal("output", "p", PAGER="exit 0; cat", **ctl.env).rest() == (0, "")
-    assert Terminal("output", "-S", "now", PAGER="", **ctl.env).rest() == (0, "-- No entries --\n")
-    assert "\x1b" not in ctl.out("output", "p")
-
-
-def test_the_pager_gets_ctrl_c_for_itself(ctl: Papactl) -> None:
-    ctl.runs("p", "echo hi")
-    terminal = Terminal("output", PAGER="trap 'echo caught; exit' INT; cat; echo ready; sleep 30 & wait", **ctl.env)
-    terminal.until("ready")
-    terminal.type("\x03")
-    terminal.until("caught")
-    assert terminal.rest()[0] == 0
 
 
 def test_wrong_options(ctl: Papactl) -> None:
@@ -184,29 +257,55 @@ def test_wrong_options(ctl: Papactl) -> None:
         assert message in done.err
 
 
+@pytest.mark.parametrize("option", ["-u", "--unit=x", "-t", "-b", "-x", "-k", "--no-tail", "-F", "-D"])
+def test_an_option_of_journalctl_that_is_not_here_gets_an_answer(ctl: Papactl, option: str) -> None:
+    status, out, err = ctl("output", option)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"papactl: error: unknown option {option.partition('=')[0]}\n")
+    assert "papactl help output" not in err
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(ctl: Papactl) -> None:
     ctl.runs("p", "seq 100000")
-    for words in (("output",), ("output", "-f", "-n", "all"), ("output", "-o", "json")):
-        with ctl.running(*words) as popen:
-            assert line_of(popen)
-            assert popen.stdout is not None
-            popen.stdout.close()
-            assert popen.stderr is not None
-            if "-f" in words:
-                ctl.out("make", "process", f"q{time.time()}", "--", "/bin/echo", "news")
-            assert popen.stderr.read() == b""
-            assert popen.wait(10) == 0
+    for options in ("-o cat", "-o cat -f -n all", "-o cat -r", "-o cat -n 50000"):
+        status, out, err = shell(ctl, f"PAPACTL output {options} | head -1")
+        assert (status, out.strip().isdecimal(), err) == (0, True, "")
+
+
+def test_a_follow_ends_with_its_reader_though_nothing_comes(ctl: Papactl) -> None:
+    """As in `papactl output -f | grep -m1 ready`."""
+    ctl.out("make", "process", "p", "--", "/bin/sh", "-c", "echo ready; exec sleep 600")
+    assert shell(ctl, "PAPACTL output -f -o cat | grep -m1 ready") == (0, "ready\n", "")
 
 
 def test_a_full_disk_is_an_error(ctl: Papactl) -> None:
     ctl.runs("p", "seq 10")
-    with open("/dev/full", "w") as full:
-        from tests.ctl.support import COMMAND, environment
-
-        done = subprocess.run(
-            [*COMMAND, "output"], env=environment(**ctl.env), stdout=full, stderr=subprocess.PIPE, check=False
+    for options in ("", "-f", "-n 1", "-o export"):
+        assert shell(ctl, f"PAPACTL output {options} >/dev/full") == (
+            1,
+            "",
+            "papactl: cannot write: No space left on device\n",
         )
-    assert (done.returncode, done.stderr) == (1, b"papactl: cannot write: No space left on device\n")
+
+
+def test_a_closed_standard_output_is_an_error(ctl: Papactl) -> None:
+    ctl.runs("p", "seq 10")
+    for options in ("", "-f", "-g nothing"):
+        status, out, err = shell(ctl, f"PAPACTL output {options} >&-")
+        assert (status, out) == (1, "")
+        assert err.startswith("papactl: standard output is closed")
+
+
+def shell(ctl: Papactl, command: str) -> tuple[int, str, str]:
+    """What a shell makes of a command line with PAPACTL in it."""
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command.replace("PAPACTL", shlex.join(COMMAND))],
+        env=environment(**ctl.env),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_ctrl_c_while_waiting_is_130_and_silent(ctl: Papactl) -> None:

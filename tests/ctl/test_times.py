@@ -49,6 +49,19 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("2026-11-23T19:03:57Z", 1795460637),
         ("2026-11-23T14:03:57-05:00", 1795460637),
         ("2026-07-01 12:00", 1782900000),
+        ("Mon 2026-11-23", 1795388400),
+        ("monday  26-11-23  20:3", 1795460580),
+        ("Mon 20:03", 1795460580),
+        ("today UTC", 1795392000),
+        ("2026-11-23 20:03:57 CET", 1795460637),
+        ("2026-07-01 12:00 CEST", 1782900000),
+        ("2026-07-01 12:00 CET", 1782903600),
+        ("2026-10-25 02:30", 1792891800),
+        ("2026-10-25 02:30 CEST", 1792888200),
+        ("2026-03-29 12:00 America/New_York", 1774800000),
+        ("@1.5h", 5400),
+        ("-1month", NOW - 2629800),
+        ("23:59:61", 1795474801),
     ],
 )
 def test_times_are_understood(text: str, seconds: float) -> None:
@@ -72,6 +85,15 @@ def test_times_are_understood(text: str, seconds: float) -> None:
         "@",
         "-1h-",
         "2026-11-23 20",
+        "2026-11-23T",
+        "Sun 2026-11-23",
+        "Mon",
+        "24:00",
+        "1969-12-31",
+        "10000-01-01",
+        "2026-11-23 12:00 Nowhere/City",
+        "2026-11-23 12:00 ../etc",
+        "٣:٣٣",  # digits, but not those of ASCII
     ],
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
@@ -88,6 +110,10 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         ("short-iso", False, "2026-11-23T20:03:57+01:00"),
         ("short-iso", True, "2026-11-23T19:03:57+00:00"),
         ("short-precise", True, "Nov 23 19:03:57.250000"),
+        ("short-iso-precise", False, "2026-11-23T20:03:57.250000+01:00"),
+        ("short-full", False, "Mon 2026-11-23 20:03:57 CET"),
+        ("short-full", True, "Mon 2026-11-23 19:03:57 UTC"),
+        ("short-unix", False, "1795460637.250000"),
     ],
 )
 def test_stamps(style: str, utc: bool, text: str) -> None:
@@ -95,7 +121,9 @@ def test_stamps(style: str, utc: bool, text: str) -> None:
 
 
 def test_what_is_shown_is_understood() -> None:
-    assert parse(stamp(NOW, "short-iso", False)) == int(NOW)
+    for style in ("short-iso", "short-full"):
+        assert parse(stamp(NOW, style, False)) == parse(stamp(NOW, style, True)) == int(NOW)
+    assert parse(stamp(NOW, "short-iso-precise", False)) == parse("@" + stamp(NOW, "short-unix", False)) == NOW
 
 
 @pytest.mark.parametrize(
