@@ -12,6 +12,7 @@ from importlib import import_module
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from papad import aio as aio
     from papad.client import Client as Client
     from papad.errors import ConnectionLost as ConnectionLost
     from papad.errors import Error as Error
@@ -47,12 +48,16 @@ _FROM = {
 _MODULES = {name: f"papad.{module}" for module, names in _FROM.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module 'papad' has no attribute {name!r}")
-    value = getattr(import_module(_MODULES[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to a type checker every name would be there
+
+    def __getattr__(name: str) -> object:
+        if name == "aio":
+            return import_module("papad.aio")
+        if name not in _MODULES:
+            raise AttributeError(f"module 'papad' has no attribute {name!r}")
+        value = getattr(import_module(_MODULES[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

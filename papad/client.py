@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 DEFAULT_PORT = 20202
 RECONNECT = 10.0
 """Seconds for which a papad that does not answer is believed to be restarting."""
-_RETRY_DELAY = 0.05  # seconds between two attempts
+RETRY_DELAY = 0.05  # seconds between two attempts
 
 Address = str | int | Callable[[], socket.socket]
 """A Unix socket's path; a port of 127.0.0.1; or a function that gives a connected stream socket, each time it is called."""
@@ -41,8 +41,10 @@ class Client:
         self.sock = _connected(address, timeout)
         try:
             self._wait(self._incoming.answer)
-        except BaseException:
+        except BaseException as error:
             self.sock.close()
+            if type(error) is Error:  # what papad says instead of its welcome
+                raise Refused(str(error)) from None
             raise
 
     def __enter__(self) -> Self:
@@ -66,12 +68,18 @@ class Client:
         """Whether the connection stands, with nothing unread: a command can be sent and its answer will be what comes."""
         if self.sock.fileno() < 0 or self._incoming:
             return False
-        return not select.select([self.sock], [], [], 0)[0]
+        return not self._readable()
 
     @property
     def ready(self) -> bool:
         """Whether there is something to read, the end of the connection included."""
-        return bool(self._incoming) or bool(select.select([self.sock], [], [], 0)[0])
+        return bool(self._incoming) or self._readable()
+
+    def _readable(self) -> bool:
+        """Whether there is something to receive. select() would not do: it knows no file number above 1,023."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def command(self, *words: Word, options: Mapping[str, str] | None = None) -> str:
         """Send one command, its words exactly as they are, and return the answer. Raises Error with what papad says.
@@ -99,7 +107,7 @@ class Client:
         request = requests.describe(kind, *patterns)
         return request.parse(self.ask(request.line))
 
-    def output(self, *patterns: str, **selection: Unpack[Selection]) -> Iterator[Frame]:
+    def output(self, *patterns: str, **selection: Unpack[Selection]) -> Generator[Frame, None, None]:
         """The output that papad holds of the processes that match, by time; nothing is consumed.
 
         An iterator that is not read to its end takes the connection with it.
@@ -112,7 +120,7 @@ class Client:
         timeout: float | None = None,
         reconnect: float = RECONNECT,
         **selection: Unpack[Selection],
-    ) -> Iterator[Frame]:
+    ) -> Generator[Frame, None, None]:
         """The same, and what comes, of processes made later too; goes on over restarts of papad without gap or repeat.
 
         It has a connection of its own. Raises TimedOut when nothing comes for `timeout` seconds, Unreachable when papad is gone
@@ -121,7 +129,7 @@ class Client:
         reading = Reading(patterns, follow=True, **selection)
         return read(reading, lambda: connect(self.address, reconnect, self.timeout), timeout)
 
-    def frames(self, line: bytes, timeout: float | None = -1.0) -> Iterator[Frame]:
+    def frames(self, line: bytes, timeout: float | None = -1.0) -> Generator[Frame, None, None]:
         """Send an `output` command and give its frames; `timeout` is for each, by default that of the connection."""
         with self._asking():
             self.send(line)
@@ -194,7 +202,7 @@ class Client:
             if upto:
                 size = self.sock.recv(4096, socket.MSG_PEEK).find(upto) + 1 or 4096
             data = self.sock.recv(size)
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # the latter with a timeout of 0
             raise self._timed_out() from None
         except OSError:
             data = b""
@@ -220,15 +228,15 @@ def connect(address: Address, within: float = RECONNECT, timeout: float | None =
         except (Refused, TimedOut):
             raise
         except (Unreachable, ConnectionLost) as error:
-            if time.monotonic() + _RETRY_DELAY > deadline:
+            if time.monotonic() + RETRY_DELAY > deadline:
                 raise Unreachable(f"could not connect to papad in {within:.3g} seconds: {error}") from None
-            time.sleep(_RETRY_DELAY)
+            time.sleep(RETRY_DELAY)
         else:
             client.timeout = timeout
             return client
 
 
-def read(reading: Reading, connect: Callable[[], Client], timeout: float | None) -> Iterator[Frame]:
+def read(reading: Reading, connect: Callable[[], Client], timeout: float | None) -> Generator[Frame, None, None]:
     """The frames of a reading; on a new connection whenever papad ends the old one, from where it stood."""
     while True:
         with connect() as client:
@@ -243,7 +251,7 @@ def read(reading: Reading, connect: Callable[[], Client], timeout: float | None)
             except TimedOut:
                 raise
             except ConnectionLost:
-                time.sleep(_RETRY_DELAY)
+                time.sleep(RETRY_DELAY)
 
 
 def describe(address: Address) -> str:
@@ -275,6 +283,9 @@ def _connected(address: Address, timeout: float | None) -> socket.socket:
     except PermissionError:
         sock.close()
         raise Refused(f"no permission to talk to papad at {address}; the group papad has it") from None
+    except (BlockingIOError, TimeoutError):  # the queue is full: somebody is there
+        sock.close()
+        raise ConnectionLost(f"{describe(address)} is too busy to take a connection") from None
     except (OSError, OverflowError) as error:
         sock.close()
         reason = getattr(error, "strerror", None) or error

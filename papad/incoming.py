@@ -7,7 +7,7 @@ The opposite, what clients send, is in requests.py.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from papad import wire
 from papad.errors import ConnectionLost, Error
@@ -16,12 +16,15 @@ _ANSWER_END = b"\n" + wire.PROMPT
 _LAST_WORDS = (b"ok\n", b"Exiting")  # answers after which papad ends the connection, with no prompt
 
 
-class ProcessOutput(NamedTuple):
+Data = TypeVar("Data", bytes, int)
+
+
+class ProcessOutput(NamedTuple, Generic[Data]):
     """What one process wrote, or in `closed` the code that it ended with, and when."""
 
     name: str
     timestamp: float
-    data: bytes | int
+    data: Data
 
 
 class Frame(NamedTuple):
@@ -52,9 +55,9 @@ DONE: Final = Frame("closed", "", 0.0, 0, -1, -1)
 class Batch:
     """What a watcher gets at once, by kind; `final` is papad's last line about this watch."""
 
-    out: list[ProcessOutput] = field(default_factory=list)
-    err: list[ProcessOutput] = field(default_factory=list)
-    closed: list[ProcessOutput] = field(default_factory=list)
+    out: list[ProcessOutput[bytes]] = field(default_factory=list)
+    err: list[ProcessOutput[bytes]] = field(default_factory=list)
+    closed: list[ProcessOutput[int]] = field(default_factory=list)
     final: str | None = None
 
 
@@ -108,7 +111,7 @@ class Incoming:
             item = self._item(kind, end, int(numbers[1]))
             if item is None:
                 return None
-            records: list[ProcessOutput] = getattr(self._batch, kind)
+            records: list[ProcessOutput[Any]] = getattr(self._batch, kind)
             records.append(ProcessOutput(name, float(numbers[0]), item))
         del self._data[: len(wire.BATCH_END)]
         return self._taken_batch()
@@ -168,7 +171,7 @@ class Handed:
     """What a watcher has handed out and papad may not know to be acknowledged; after a restart of papad it may come again."""
 
     def __init__(self) -> None:
-        self._items: dict[str, list[tuple[str, ProcessOutput]]] = {}
+        self._items: dict[str, list[tuple[str, ProcessOutput[Any]]]] = {}
 
     def note(self, batch: Batch) -> None:
         """This batch is handed out. That it came means that the one before was acknowledged."""
@@ -185,11 +188,11 @@ class Handed:
         For each process papad begins either with the first record of the batch that was handed out, or after its last.
         """
         for kind in ("out", "err", "closed"):
-            items: list[ProcessOutput] = getattr(batch, kind)
+            items: list[ProcessOutput[Any]] = getattr(batch, kind)
             items[:] = [rest for item in items if (rest := self._rest(kind, item)) is not None]
         self._items.clear()
 
-    def _rest(self, kind: str, item: ProcessOutput) -> ProcessOutput | None:
+    def _rest(self, kind: str, item: ProcessOutput[Any]) -> ProcessOutput[Any] | None:
         """What of a record is new. More may have been added at its end, and its beginning may have been overwritten."""
         for position, (other, old) in enumerate(self._items.get(item.name, ())):
             if other != kind or old.timestamp != item.timestamp:

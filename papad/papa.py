@@ -5,20 +5,30 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 from papad import requests
-from papad.client import Client, connect, find, read
+from papad.client import RETRY_DELAY, Client, connect, find, read
 from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
 from papad.incoming import Frame
 from papad.requests import Reading, Request, Selection, Text
 from papad.watcher import Watcher
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 DEBUG_MODE_NONE, DEBUG_MODE_THREAD, DEBUG_MODE_PROCESS = 0, 1, 2
+
+
+def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concatenate[Papa, P], T]:
+    """A command as a method."""
+
+    def method(self: Papa, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._do(request(*args, **kwargs))
+
+    return requests.as_method(method, request, name)
 
 
 class Papa:
@@ -29,13 +39,13 @@ class Papa:
 
     spawned: ClassVar[bool] = False
     """Set it to keep this program from starting papad."""
-    _default_port_or_path: ClassVar[int | str | None] = None
+    _default_port_or_path: ClassVar[int | Text | None] = None
     _default_connection_timeout: ClassVar[float] = 10
     _default_timeout: ClassVar[float | None] = 30
 
     def __init__(
         self,
-        port_or_path: int | str | None = None,
+        port_or_path: int | Text | None = None,
         connection_timeout: float | None = None,
         *,
         timeout: float | None = None,
@@ -47,11 +57,14 @@ class Papa:
         each wait for an answer, then TimedOut is raised. With `autostart` papad is started where nobody answers.
         """
         given = port_or_path or self._default_port_or_path
+        if isinstance(given, bytes | os.PathLike):
+            given = os.fsdecode(given)
         self.connection_timeout = connection_timeout or self._default_connection_timeout
         self.timeout = timeout or self._default_timeout
         self.connection: Client | None = None
         self._locate(given or find())
-        self.connection = self._first_connection(autostart, anywhere=given is None)
+        anywhere = not given and not os.environ.get("PAPAD_SOCKET")
+        self.connection = self._first_connection(anywhere) if autostart and not self.spawned else self.another()
 
     def __enter__(self) -> Self:
         return self
@@ -77,141 +90,30 @@ class Papa:
 
     # Commands
 
-    def list_sockets(self, *args: Any) -> dict[str, dict[str, Any]]:
-        """Name to options of the sockets that match, by name, number or wildcard; of all without a pattern."""
-        return self._do(requests.list_sockets(*args))
-
-    def make_socket(
-        self,
-        name: Text,
-        host: Text | None = None,
-        port: int | None = None,
-        family: int | None = None,
-        socket_type: int | None = None,
-        backlog: int | None = None,
-        path: Text | None = None,
-        umask: int | None = None,
-        interface: Text | None = None,
-        reuseport: bool | None = None,
-    ) -> dict[str, Any]:
-        """Make a socket, or get the one that was made the same way; its options, among them `port` and `fileno`."""
-        return self._do(
-            requests.make_socket(name, host, port, family, socket_type, backlog, path, umask, interface, reuseport)
-        )
-
-    def remove_sockets(self, *args: Any) -> bool:
-        """Close the sockets that match; all without a pattern."""
-        return self._do(requests.remove_sockets(*args))
-
-    def list_values(self, *args: Any) -> dict[str, str]:
-        """Name to value of those that match; of all without a pattern."""
-        return self._do(requests.list_values(*args))
-
-    def set(self, name: Text, value: object = None) -> None:
-        """Set a value; None or an empty one clears it."""
-        self._do(requests.set_value(name, value))
-
-    def get(self, name: Text) -> str | None:
-        """A value, None where there is none."""
-        return self._do(requests.get_value(name))
-
-    def remove_values(self, *args: Any) -> bool:
-        """Clear the values that match."""
-        return self._do(requests.remove_values(*args))
-
-    def list_processes(self, *args: Any) -> dict[str, dict[str, Any]]:
-        """Name to pid, running, started, args and so on of the processes that match; of all without a pattern."""
-        return self._do(requests.list_processes(*args))
-
-    @overload
-    def make_process(
-        self,
-        name: Text,
-        executable: Text | None = None,
-        args: object = None,
-        env: Mapping[Any, Any] | None = None,
-        working_dir: Text | None = None,
-        uid: int | Text | None = None,
-        gid: int | Text | None = None,
-        rlimits: Mapping[str, Any] | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
-        bufsize: int | str | None = None,
-        watch_immediately: Literal[False] | None = None,
-        *,
-        shell: bool | None = None,
-        listen: Iterable[Text] | None = None,
-        journal: bool | None = None,
-    ) -> dict[str, Any]: ...
-
-    @overload
-    def make_process(
-        self,
-        name: Text,
-        executable: Text | None = None,
-        args: object = None,
-        env: Mapping[Any, Any] | None = None,
-        working_dir: Text | None = None,
-        uid: int | Text | None = None,
-        gid: int | Text | None = None,
-        rlimits: Mapping[str, Any] | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
-        bufsize: int | str | None = None,
-        *,
-        watch_immediately: Literal[True],
-        shell: bool | None = None,
-        listen: Iterable[Text] | None = None,
-        journal: bool | None = None,
-    ) -> Watcher: ...
-
-    def make_process(
-        self,
-        name: Text,
-        executable: Text | None = None,
-        args: object = None,
-        env: Mapping[Any, Any] | None = None,
-        working_dir: Text | None = None,
-        uid: int | Text | None = None,
-        gid: int | Text | None = None,
-        rlimits: Mapping[str, Any] | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
-        bufsize: int | str | None = None,
-        watch_immediately: bool | None = None,
-        *,
-        shell: bool | None = None,
-        listen: Iterable[Text] | None = None,
-        journal: bool | None = None,
-    ) -> dict[str, Any] | Watcher:
-        """Start a process, or get the one that was made the same way; its pid and so on, or with `watch_immediately` a Watcher."""
-        request = requests.make_process(
-            name, executable, args, env, working_dir, uid, gid, rlimits, stdout, stderr, bufsize, watch_immediately,
-            shell=shell, listen=listen, journal=journal,
-        )  # fmt: skip
-        return self._watch(request.line, (name,)) if watch_immediately else self._do(request)
-
-    def remove_processes(self, *args: Any) -> bool:
-        """Stop recording the processes that match, all without a pattern; they run on."""
-        return self._do(requests.remove_processes(*args))
+    list_sockets = _method(requests.list_sockets)
+    make_socket = _method(requests.make_socket)
+    remove_sockets = _method(requests.remove_sockets)
+    list_values = _method(requests.list_values)
+    set = _method(requests.set_value, "set")
+    get = _method(requests.get_value, "get")
+    remove_values = _method(requests.remove_values)
+    list_processes = _method(requests.list_processes)
+    make_process: requests.MakeProcess[dict[str, Any], Watcher] = cast(Any, _method)(requests.make_process)
+    remove_processes = _method(requests.remove_processes)
+    exit_if_idle = _method(requests.exit_if_idle)
+    describe = _method(requests.describe)
 
     def watch_processes(self, *args: Any) -> Watcher:
         """Watch the processes that match."""
         return self._watch(requests.watch_processes(*args), args)
 
-    def exit_if_idle(self) -> bool:
-        """Make papad leave if it holds nothing; whether it does."""
-        return self._do(requests.exit_if_idle())
-
-    def describe(self, kind: str, *args: Any) -> list[dict[str, Any]]:
-        """Everything known about `sockets`, `processes` or `values` that match, or `server`."""
-        return self._do(requests.describe(kind, *args))
-
-    def output(self, *args: Any, **selection: Unpack[Selection]) -> Iterator[Frame]:
+    def output(self, *args: Any, **selection: Unpack[Selection]) -> Generator[Frame, None, None]:
         """The output that papad holds of the processes that match, by time. Nothing is consumed, and no watcher disturbed."""
         return read(Reading(args, **selection), self.another, self.timeout)
 
-    def follow(self, *args: Any, timeout: float | None = None, **selection: Unpack[Selection]) -> Iterator[Frame]:
+    def follow(
+        self, *args: Any, timeout: float | None = None, **selection: Unpack[Selection]
+    ) -> Generator[Frame, None, None]:
         """The same, and what comes, of processes made later too; goes on over restarts of papad without gap or repeat.
 
         Raises TimedOut when nothing comes for `timeout` seconds.
@@ -221,6 +123,8 @@ class Papa:
     # Connections
 
     def _do(self, request: Request[T]) -> T:
+        if request.watched:
+            return self._watch(request.line, request.watched)  # type: ignore[return-value]
         return request.parse(self._retry(lambda client: client.ask(request.line), repeatable=request.repeatable))
 
     def _watch(self, line: bytes, patterns: tuple[object, ...]) -> Watcher:
@@ -252,24 +156,30 @@ class Papa:
         if isinstance(port_or_path, str) and not os.path.isabs(port_or_path):
             raise Error(f"The path of papad's socket must be absolute, not {port_or_path!r}")
 
-    def _first_connection(self, autostart: bool, anywhere: bool) -> Client:
+    def _first_connection(self, anywhere: bool) -> Client:
         """The first connection, to a papad that is started if nobody answers; `anywhere` if nobody said where."""
         deadline = time.monotonic() + self.connection_timeout
-        if autostart and not self.spawned:
+        while True:
+            left = deadline - time.monotonic()
             try:
-                return Client(self.port_or_path, self.timeout)
+                client = Client(self.port_or_path, max(left, 0.001))
+                client.timeout = self.timeout
+                return client
             except (Refused, TimedOut):
                 raise
-            except ConnectionLost:
-                pass  # it answers, and restarts just now
-            except Unreachable:
-                from papad.start import own_socket, start  # seldom needed, and takes a while
+            except (ConnectionLost, Unreachable) as error:
+                if left < 0:
+                    raise Unreachable(
+                        f"could not connect to papad in {self.connection_timeout:.3g} seconds: {error}"
+                    ) from None
+                if isinstance(error, Unreachable):
+                    from papad.start import own_socket, start  # seldom needed, and takes a while
 
-                own = own_socket()
-                if anywhere and own:
-                    self._locate(own)
-                start(self.port_or_path, deadline)
-        return connect(self.port_or_path, max(deadline - time.monotonic(), 0.0), self.timeout)
+                    own = own_socket()
+                    if anywhere and own and os.geteuid():  # root means the system's
+                        self._locate(own)
+                    start(self.port_or_path, deadline)
+                time.sleep(RETRY_DELAY)
 
     # What can be set for the whole program
 
@@ -283,7 +193,7 @@ class Papa:
         cls._default_port_or_path = port
 
     @classmethod
-    def set_default_path(cls, path: str) -> None:
+    def set_default_path(cls, path: Text) -> None:
         """Where papad is, if Papa() is not told."""
         cls._default_port_or_path = path
 

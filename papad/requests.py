@@ -6,19 +6,24 @@ blanks, newlines, quotes and bytes that are not UTF-8 arrive as they are.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar, Unpack
+from types import FunctionType
+from typing import Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from papad import wire
 from papad.errors import Error
 from papad.incoming import Frame
 
 T = TypeVar("T")
+Made = TypeVar("Made", covariant=True)
+Watching = TypeVar("Watching", covariant=True)
+F = TypeVar("F", bound=Callable[..., object])
 Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 """What is accepted as a word: text, bytes, paths. Numbers and whatever else str() knows are tolerated."""
 Word = str | tuple[str, str]
@@ -27,7 +32,13 @@ PIPE, STDOUT, DEVNULL = -1, -2, -3
 
 _FAMILIES = {int(family): family.name[3:].lower() for family in socket.AddressFamily if family}
 _TYPES = {int(kind): kind.name[5:].lower() for kind in socket.SocketKind}
-_SOCKET_KEY = re.compile(r" (family|type|backlog|path|umask|host|port|interface|reuseport|fileno)=")
+_SOCKET = re.compile(
+    r"(?P<name>.*?) family=(?P<family>\w+) type=(?P<type>\w+) backlog=(?P<backlog>\d+)"
+    r"(?: path=(?P<path>.*?)(?: umask=(?P<umask>\d+))?|"
+    r" host=(?P<host>.*?) port=(?P<port>\d+)(?: interface=(?P<interface>.*?))?(?: reuseport=(?P<reuseport>1))?)"
+    r"(?: fileno=(?P<fileno>\d+))?",
+    re.DOTALL,
+)
 _PROCESS = re.compile(
     r"(?P<name>.*?) pid=(?P<pid>\d+) running=(?P<running>True|False) started=(?P<started>[\d.e+]+)"
     r"(?: uid=(?P<uid>\S+))?(?: gid=(?P<gid>\S+))?(?: shell=(?P<shell>True))? args=(?P<args>.*)",
@@ -42,6 +53,22 @@ class Request(Generic[T]):
     line: bytes
     parse: Callable[[str], T]
     repeatable: bool = True
+    watched: tuple[object, ...] = ()
+    """The patterns, if it begins to watch."""
+
+
+def as_method(method: F, request: Callable[..., object], name: str = "") -> F:
+    """`method` as help() and IDEs are to see it: documented like the request, with its parameters after `self`."""
+    assert isinstance(method, FunctionType)
+    assert isinstance(request, FunctionType)
+    method.__name__ = name or request.__name__
+    method.__qualname__ = f"Papa.{method.__name__}"
+    method.__doc__ = request.__doc__
+    parameters = inspect.signature(request).parameters.values()
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    returned = str(request.__annotations__["return"]).removeprefix("Request[").removesuffix("]")
+    method.__signature__ = inspect.Signature([own, *parameters], return_annotation=returned)  # type: ignore[attr-defined]
+    return method
 
 
 def text(value: object) -> str:
@@ -80,8 +107,6 @@ def make_socket(
     reuseport: bool | None = None,
 ) -> Request[dict[str, Any]]:
     """Make a socket, or get the one that is there with the same options."""
-    if not name:
-        raise Error("A socket requires a name")
     options: dict[str, object] = {"backlog": backlog}
     if family is not None:
         options["family"] = _known(_FAMILIES, family, "socket family")
@@ -93,7 +118,7 @@ def make_socket(
         options |= {"path": path, "umask": umask}
     else:
         options |= {"host": host, "port": port, "interface": interface, "reuseport": 1 if reuseport else None}
-    words = ["make", "socket", text(name), *_options(options)]
+    words = ["make", "socket", _named("Socket", name), *_options(options)]
     return Request(line(words), lambda answer: _socket_of(answer)[1])
 
 
@@ -112,15 +137,15 @@ def list_values(*patterns: object) -> Request[dict[str, str]]:
 
 def set_value(name: Text, value: object = None) -> Request[None]:
     """Set a value; none, or an empty one, clears it."""
-    words = ["set", text(name)]
-    if value is not None and text(value):
+    words = ["set", _named("Value", name)]
+    if value:  # as ever: what is false clears
         words.append(text(value))
     return Request(line(words), lambda answer: None)
 
 
 def get_value(name: Text) -> Request[str | None]:
     """A value, None where there is none."""
-    every = list_values(name)
+    every = list_values(_named("Value", name))
     return Request(every.line, lambda answer: every.parse(answer).get(text(name)))
 
 
@@ -160,12 +185,79 @@ def make_process(
         options["stdout"] = _stream("stdout", stdout, {DEVNULL: "0", PIPE: None})
         joined = {DEVNULL: "0", STDOUT: "stdout", PIPE: None}
         options["stderr"] = _stream("stderr", stderr, joined)
-    words: list[Word] = ["make", "process", text(name), *_options(options)]
+    words: list[Word] = ["make", "process", _named("Process", name), *_options(options)]
     words += [(f"env.{text(key)}", text(value)) for key, value in (env or {}).items()]
     words += [(f"rlimit.{key.lower()}", text(value)) for key, value in (rlimits or {}).items()]
     words += [text(executable)] if executable else []
     words += _arguments(args)
-    return Request(line(words), lambda answer: _process_of(answer)[1])
+    return Request(line(words), lambda answer: _process_of(answer)[1], watched=(name,) if watch_immediately else ())
+
+
+class MakeProcess(Protocol[Made, Watching]):
+    """`make_process` as a method: whether it gives what was made or a watcher is told by `watch_immediately`."""
+
+    @overload
+    def __call__(
+        self,
+        name: Text,
+        executable: Text | None = None,
+        args: object = None,
+        env: Mapping[Any, Any] | None = None,
+        working_dir: Text | None = None,
+        uid: int | Text | None = None,
+        gid: int | Text | None = None,
+        rlimits: Mapping[str, Any] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        bufsize: int | str | None = None,
+        watch_immediately: Literal[False] | None = None,
+        *,
+        shell: bool | None = None,
+        listen: Iterable[Text] | None = None,
+        journal: bool | None = None,
+    ) -> Made: ...
+
+    @overload
+    def __call__(
+        self,
+        name: Text,
+        executable: Text | None = None,
+        args: object = None,
+        env: Mapping[Any, Any] | None = None,
+        working_dir: Text | None = None,
+        uid: int | Text | None = None,
+        gid: int | Text | None = None,
+        rlimits: Mapping[str, Any] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        bufsize: int | str | None = None,
+        *,
+        watch_immediately: Literal[True],
+        shell: bool | None = None,
+        listen: Iterable[Text] | None = None,
+        journal: bool | None = None,
+    ) -> Watching: ...
+
+    @overload
+    def __call__(
+        self,
+        name: Text,
+        executable: Text | None = None,
+        args: object = None,
+        env: Mapping[Any, Any] | None = None,
+        working_dir: Text | None = None,
+        uid: int | Text | None = None,
+        gid: int | Text | None = None,
+        rlimits: Mapping[str, Any] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        bufsize: int | str | None = None,
+        watch_immediately: bool | None = None,
+        *,
+        shell: bool | None = None,
+        listen: Iterable[Text] | None = None,
+        journal: bool | None = None,
+    ) -> Made | Watching: ...
 
 
 def remove_processes(*patterns: object) -> Request[bool]:
@@ -277,6 +369,12 @@ def _about(verb: str, kind: str, patterns: Iterable[object]) -> bytes:
     return line([verb, kind, *_patterns(patterns)])
 
 
+def _named(what: str, name: Text) -> str:
+    if not name:
+        raise Error(f"{what} requires a name")
+    return text(name)
+
+
 def _patterns(patterns: Iterable[object]) -> list[Word]:
     return [text(pattern) for pattern in patterns if pattern is not None]
 
@@ -318,17 +416,21 @@ def _lines(answer: str) -> list[str]:
 
 def _socket_of(answer: str) -> tuple[str, dict[str, Any]]:
     """The name and the options of a line about a socket."""
-    name, *pairs = _SOCKET_KEY.split(answer)
-    options: dict[str, Any] = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    options = _fields(_SOCKET, answer)
+    name = options.pop("name")
     return name, options | {key: int(options[key]) for key in ("backlog", "port", "fileno") if key in options}
 
 
 def _process_of(answer: str) -> tuple[str, dict[str, Any]]:
     """The name and the rest of a line about a process."""
-    found = _PROCESS.fullmatch(answer)
-    if found is None:
-        raise Error(f"papad sent a line about a process that this client does not understand: {answer!r}")
-    fields: dict[str, Any] = {key: value for key, value in found.groupdict().items() if value is not None}
+    fields = _fields(_PROCESS, answer)
     name = fields.pop("name")
     fields |= {"pid": int(fields["pid"]), "running": fields["running"] == "True", "started": float(fields["started"])}
     return name, fields | ({"shell": True} if "shell" in fields else {})
+
+
+def _fields(pattern: re.Pattern[str], answer: str) -> dict[str, Any]:
+    found = pattern.fullmatch(answer)
+    if found is None:
+        raise Error(f"papad sent a line that this client does not understand: {answer!r}")
+    return {key: value for key, value in found.groupdict().items() if value is not None}

@@ -28,6 +28,8 @@ _STRANGERS = (
 """Variables by which a service manager speaks to the process that calls us, and not to papad."""
 _UNIX = "/run/papad/papad.sock"
 _DELAY = 0.02  # seconds between two looks
+_TRIES = 3
+"""A papad may be gone before we have seen it: others talk to it, too, and may end it with exit-if-idle."""
 
 
 def start(address: str | int, deadline: float) -> None:
@@ -63,7 +65,9 @@ def _by_systemd(address: str | int, deadline: float) -> bool:
             timeout=max(deadline - time.monotonic(), 0.1),
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
+        raise Error("systemctl start papad.socket takes too long") from None
+    except OSError:
         return False
     return done.returncode == 0
 
@@ -75,21 +79,39 @@ def _by_hand(address: str | int, deadline: float) -> None:
             return
         command = _command(address)
         with contextlib.suppress(subprocess.CalledProcessError, OSError):
-            subprocess.run(
-                ["setsid", "--fork", *command],
-                cwd="/",
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                umask=0o022,
-                check=True,
-            )
-            while time.monotonic() < deadline:
-                if _answers(address):
-                    return
-                time.sleep(_DELAY)
+            for _ in range(_TRIES):
+                pid = _spawn(command)
+                while _runs(pid) and time.monotonic() < deadline:
+                    if _answers(address):
+                        return
+                    time.sleep(_DELAY)
         raise Error(f"papad could not be started; to see why, run: {' '.join(command)}")
+
+
+def _spawn(command: list[str]) -> int:
+    """Start it, detached from us; its pid."""
+    script = 'echo $$; exec "$@" >/dev/null'
+    done = subprocess.run(
+        ["setsid", "--fork", "sh", "-c", script, "sh", *command],
+        cwd="/",
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        umask=0o022,
+        check=True,
+        text=True,
+    )
+    return int(done.stdout)
+
+
+def _runs(pid: int) -> bool:
+    """Whether it has not ended; where nobody reaps what is left of it, its /proc entry would not tell."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(") ")[2][:1] not in "ZX"
+    except OSError:
+        return False
 
 
 def _command(address: str | int) -> list[str]:
@@ -118,7 +140,10 @@ def _answers(address: str | int) -> bool:
 def _alone(address: str | int, deadline: float) -> Iterator[None]:
     """Hold the lock for starting papad at this address. Raises Error when others hold it until the deadline."""
     path = _lock_path(address)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Error(f"papad is not started: cannot open {path}: {error.strerror}") from None
     try:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):

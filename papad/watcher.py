@@ -27,9 +27,9 @@ class Source(Protocol):
 class WatchBatch(NamedTuple):
     """What Watcher.read gives."""
 
-    out: list[ProcessOutput]
-    err: list[ProcessOutput]
-    closed: list[ProcessOutput]
+    out: list[ProcessOutput[bytes]]
+    err: list[ProcessOutput[bytes]]
+    closed: list[ProcessOutput[int]]
 
 
 class Watched:
@@ -42,7 +42,7 @@ class Watched:
         self.handed = Handed()
         self.again = False
         """Whether the next batch is the first after a restart of papad."""
-        self._patterns = patterns
+        self._patterns = [each for each in patterns if each is not None] or ["*"]
 
     def take(self, batch: Batch) -> WatchBatch | None:
         """A batch that came, as it is to be handed out; None at the end of the watch."""
@@ -52,7 +52,6 @@ class Watched:
             self.again = False
         self.handed.note(complete)
         for item in batch.closed:
-            assert isinstance(item.data, int)
             self.exit_code[item.name] = item.data
         self.unacknowledged = batch.final is None
         return None if batch.final is not None else WatchBatch(batch.out, batch.err, batch.closed)
@@ -107,6 +106,8 @@ class Watcher:
 
         An empty batch comes after two seconds of silence. Raises TimedOut, by default when nothing came for the timeout of the Papa.
         """
+        if not self:
+            return WatchBatch([], [], [])  # None comes once
         self.acknowledge()
         while self.connection is not None:
             try:

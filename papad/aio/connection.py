@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+import select
+from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
 from papad.client import Client, describe
@@ -32,7 +32,11 @@ class Connection:
     @property
     def fresh(self) -> bool:
         """Whether the connection stands, with nothing unread."""
-        return not (self._incoming or self._reader.at_eof() or self._writer.is_closing())
+        if self._incoming or self._reader.at_eof() or self._writer.is_closing():
+            return False
+        poll = select.poll()  # the event loop may not have heard of the end yet
+        poll.register(self._writer.get_extra_info("socket"), select.POLLIN)
+        return not poll.poll(0)
 
     def close(self) -> None:
         """End the connection."""
@@ -50,7 +54,7 @@ class Connection:
         """The next batch of a watch; `timeout` is by default that of the connection."""
         return await self._wait(self._incoming.batch, timeout)
 
-    async def frames(self, line: bytes, timeout: float | None = -1.0) -> AsyncIterator[Frame]:
+    async def frames(self, line: bytes, timeout: float | None = -1.0) -> AsyncGenerator[Frame, None]:
         """Send an `output` command and give its frames; `timeout` is for each, by default that of the connection.
 
         It has to be read to the end, or the connection be closed.
@@ -61,11 +65,15 @@ class Connection:
 
     async def drain(self) -> None:
         """Close, but only once papad has read everything that was sent."""
-        with contextlib.suppress(OSError):
-            self._writer.write_eof()
-            while await self._reader.read(65536):
-                pass
-        self._writer.close()
+        try:
+            async with asyncio.timeout(self._timeout):
+                self._writer.write_eof()
+                while await self._reader.read(65536):
+                    pass
+        except OSError:  # a TimeoutError, too
+            pass
+        finally:
+            self._writer.close()
 
     def send(self, data: bytes) -> None:
         """Send bytes; that the connection has ended shows when the answer is waited for."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 from papad import papa as blocking
 from papad import requests
@@ -19,8 +19,19 @@ from papad.incoming import Frame
 from papad.requests import Reading, Request, Selection, Text
 
 T = TypeVar("T")
+P = ParamSpec("P")
+_Later = Coroutine[Any, Any, T]
 C = TypeVar("C", Client, blocking.Papa)
 _RETRY_DELAY = 0.05  # seconds
+
+
+def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concatenate[Papa, P], _Later[T]]:
+    """A command as a method."""
+
+    async def method(self: Papa, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._do(request(*args, **kwargs))
+
+    return requests.as_method(method, request, name)
 
 
 class Papa:
@@ -28,7 +39,7 @@ class Papa:
 
     def __init__(
         self,
-        port_or_path: int | str | None = None,
+        port_or_path: int | Text | None = None,
         connection_timeout: float | None = None,
         *,
         timeout: float | None = None,
@@ -58,128 +69,48 @@ class Papa:
 
     # Commands
 
-    async def list_sockets(self, *args: Any) -> dict[str, dict[str, Any]]:
-        """As in papad.Papa, like all that follow."""
-        return await self._do(requests.list_sockets(*args))
-
-    async def make_socket(
-        self,
-        name: Text,
-        host: Text | None = None,
-        port: int | None = None,
-        family: int | None = None,
-        socket_type: int | None = None,
-        backlog: int | None = None,
-        path: Text | None = None,
-        umask: int | None = None,
-        interface: Text | None = None,
-        reuseport: bool | None = None,
-    ) -> dict[str, Any]:
-        """Make a socket, or get the one that was made the same way."""
-        return await self._do(
-            requests.make_socket(name, host, port, family, socket_type, backlog, path, umask, interface, reuseport)
-        )
-
-    async def remove_sockets(self, *args: Any) -> bool:
-        """Close the sockets that match; all without a pattern."""
-        return await self._do(requests.remove_sockets(*args))
-
-    async def list_values(self, *args: Any) -> dict[str, str]:
-        """Name to value of those that match."""
-        return await self._do(requests.list_values(*args))
-
-    async def set(self, name: Text, value: object = None) -> None:
-        """Set a value; None or an empty one clears it."""
-        await self._do(requests.set_value(name, value))
-
-    async def get(self, name: Text) -> str | None:
-        """A value, None where there is none."""
-        return await self._do(requests.get_value(name))
-
-    async def remove_values(self, *args: Any) -> bool:
-        """Clear the values that match."""
-        return await self._do(requests.remove_values(*args))
-
-    async def list_processes(self, *args: Any) -> dict[str, dict[str, Any]]:
-        """Name to pid, running and so on of the processes that match."""
-        return await self._do(requests.list_processes(*args))
-
-    async def make_process(
-        self,
-        name: Text,
-        executable: Text | None = None,
-        args: object = None,
-        env: Mapping[Any, Any] | None = None,
-        working_dir: Text | None = None,
-        uid: int | Text | None = None,
-        gid: int | Text | None = None,
-        rlimits: Mapping[str, Any] | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
-        bufsize: int | str | None = None,
-        *,
-        shell: bool | None = None,
-        listen: Iterable[Text] | None = None,
-        journal: bool | None = None,
-    ) -> dict[str, Any]:
-        """Start a process, or get the one that was made the same way. To watch it, call watch_processes: nothing is missed."""
-        return await self._do(
-            requests.make_process(
-                name,
-                executable,
-                args,
-                env,
-                working_dir,
-                uid,
-                gid,
-                rlimits,
-                stdout,
-                stderr,
-                bufsize,
-                shell=shell,
-                listen=listen,
-                journal=journal,
-            )
-        )
-
-    async def remove_processes(self, *args: Any) -> bool:
-        """Stop recording the processes that match; they run on."""
-        return await self._do(requests.remove_processes(*args))
+    list_sockets = _method(requests.list_sockets)
+    make_socket = _method(requests.make_socket)
+    remove_sockets = _method(requests.remove_sockets)
+    list_values = _method(requests.list_values)
+    set = _method(requests.set_value, "set")
+    get = _method(requests.get_value, "get")
+    remove_values = _method(requests.remove_values)
+    list_processes = _method(requests.list_processes)
+    make_process: requests.MakeProcess[_Later[dict[str, Any]], _Later[Watcher]] = cast(Any, _method)(
+        requests.make_process
+    )
+    remove_processes = _method(requests.remove_processes)
+    exit_if_idle = _method(requests.exit_if_idle)
+    describe = _method(requests.describe)
 
     async def watch_processes(self, *args: Any) -> Watcher:
         """Watch the processes that match, over a connection of its own."""
-        watcher = Watcher(self, args)
-        deadline = time.monotonic() + (await self._known()).connection_timeout
-        while True:
-            try:
-                await watcher.begin(requests.watch_processes(*args))
-                return watcher
-            except ConnectionLost as error:
-                if isinstance(error, TimedOut) or time.monotonic() > deadline:
-                    raise
+        return await self._watch(requests.watch_processes(*args), args)
 
-    async def exit_if_idle(self) -> bool:
-        """Make papad leave if it holds nothing; whether it does."""
-        return await self._do(requests.exit_if_idle())
-
-    async def describe(self, kind: str, *args: Any) -> list[dict[str, Any]]:
-        """Everything known about `sockets`, `processes` or `values` that match, or `server`."""
-        return await self._do(requests.describe(kind, *args))
-
-    def output(self, *args: Any, **selection: Unpack[Selection]) -> AsyncIterator[Frame]:
+    def output(self, *args: Any, **selection: Unpack[Selection]) -> AsyncGenerator[Frame, None]:
         """The output that papad holds of the processes that match, by time; nothing is consumed."""
         return self._read(Reading(args, **selection))
 
-    def follow(self, *args: Any, timeout: float | None = None, **selection: Unpack[Selection]) -> AsyncIterator[Frame]:
+    def follow(
+        self, *args: Any, timeout: float | None = None, **selection: Unpack[Selection]
+    ) -> AsyncGenerator[Frame, None]:
         """The same, and what comes; goes on over restarts of papad without gap or repeat.
 
         Raises TimedOut when nothing comes for `timeout` seconds. Its connection ends when the iterator is closed (contextlib.aclosing).
         """
         return self._read(Reading(args, follow=True, **selection), timeout)
 
+    set_debug_mode = blocking.Papa.set_debug_mode
+    set_default_port = blocking.Papa.set_default_port
+    set_default_path = blocking.Papa.set_default_path
+    set_default_connection_timeout = blocking.Papa.set_default_connection_timeout
+
     # Connections
 
     async def _do(self, request: Request[T]) -> T:
+        if request.watched:
+            return await self._watch(request.line, request.watched)  # type: ignore[return-value]
         async with self._turn:
             deadline = time.monotonic() + (await self._known()).connection_timeout
             while True:
@@ -191,6 +122,17 @@ class Papa:
                 except ConnectionLost as error:
                     if isinstance(error, TimedOut) or not request.repeatable or time.monotonic() > deadline:
                         raise
+
+    async def _watch(self, line: bytes, patterns: tuple[object, ...]) -> Watcher:
+        watcher = Watcher(self, patterns)
+        deadline = time.monotonic() + (await self._known()).connection_timeout
+        while True:
+            try:
+                await watcher.begin(line)
+                return watcher
+            except ConnectionLost as error:
+                if isinstance(error, TimedOut) or time.monotonic() > deadline:
+                    raise
 
     async def _known(self) -> blocking.Papa:
         """The blocking Papa that knows where papad is, and has started it if need be. Its connection becomes ours."""
@@ -209,7 +151,7 @@ class Papa:
         """A connection besides that which the commands use; the caller closes it."""
         return await Connection.of(await _in_thread((await self._known()).another))
 
-    async def _read(self, reading: Reading, timeout: float | None = -1.0) -> AsyncIterator[Frame]:
+    async def _read(self, reading: Reading, timeout: float | None = -1.0) -> AsyncGenerator[Frame, None]:
         """The frames of a reading; on a new connection whenever papad ends the old one, from where it stood."""
         while True:
             connection = await self.another()
@@ -231,7 +173,7 @@ class Papa:
                 connection.close()
 
 
-async def _all_of(frames: Iterable[Frame]) -> AsyncIterator[Frame]:
+async def _all_of(frames: Iterable[Frame]) -> AsyncGenerator[Frame, None]:
     for frame in frames:
         yield frame
 

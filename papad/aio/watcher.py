@@ -33,6 +33,9 @@ class Watcher:
     def __bool__(self) -> bool:
         return self.connection is not None
 
+    def __len__(self) -> int:
+        return 1 if self else 0
+
     def __aiter__(self) -> Self:
         return self
 
@@ -77,8 +80,8 @@ class Watcher:
         if self.connection is not None:
             if acknowledge:
                 self.acknowledge()
-            await self.connection.drain()
-            self.connection = None
+            connection, self.connection = self.connection, None
+            await connection.drain()
 
     def _end(self) -> None:
         if self.connection is not None:

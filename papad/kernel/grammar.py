@@ -54,7 +54,7 @@ class Command:
     def call(self, kernel: Any, words: list[str]) -> Any:
         """Check what follows the command, then run its handler. Raises Error."""
         if self.needs_name:
-            if not words:
+            if not any(words[:1]):
                 raise Error(self.needs_name)
             if not words[0].isprintable() and (
                 "\n" in words[0] or words[0] != words[0].encode("utf-8", "replace").decode()

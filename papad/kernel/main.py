@@ -55,12 +55,7 @@ def main() -> None:
     except Error as error:
         log.critical("%s", error)
         sys.exit(EXIT_CONFIG)
-    try:
-        left_idle = asyncio.run(_run(service, listeners, nofile))
-    finally:
-        if options.unix_socket and not service.control:
-            with suppress(OSError):
-                os.unlink(options.unix_socket)
+    left_idle = asyncio.run(_run(service, listeners, nofile))
     sys.exit(EXIT_IDLE if left_idle and service.managed else 0)
 
 
@@ -99,6 +94,10 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
         log.warning("no service manager: nothing that papad holds would survive a crash or a restart of it")
     left_idle = await server.stopped
     service.notify("STOPPING=1")
+    for listener in listeners if not service.control else []:
+        if listener.family == socket.AF_UNIX:
+            with suppress(OSError):
+                os.unlink(listener.getsockname())  # while it still listens: afterwards the path may be a successor's
     _note_what_is_held(kernel)
     server.close()
     processes.close()

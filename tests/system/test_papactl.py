@@ -44,7 +44,8 @@ def test_somebody_who_is_not_let_in_is_told_what_to_do(machine: Machine, papad: 
     assert "systemctl --user enable --now papad.socket" in done.stderr
     done = machine.run("papactl", "--port", "20202", "status", user=STRANGER, check=False)
     assert done.returncode == 3
-    assert done.stderr.startswith("papactl: papad at 127.0.0.1:20202 refuses: ")
+    assert done.stderr.startswith("papactl: no permission to talk to papad at 127.0.0.1:20202\n")
+    assert "sudo adduser $USER papad" in done.stderr
 
 
 def test_status_counts_the_restarts_survived(machine: Machine, papad: Papad) -> None:
