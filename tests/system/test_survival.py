@@ -184,7 +184,9 @@ def test_what_a_stop_of_the_socket_leaves(papad: Papad, how: str) -> None:
             papad.systemctl("start", "papad.socket")
             assert papad.talk("list values", "list processes") == (before if kept else ["", ""])
             if not kept:
-                assert "lost over the stop of papad: value v\n" in papad.machine.out("journalctl", "-u", "papad.service")
+                assert "lost over the stop of papad: value v\n" in papad.machine.out(
+                    "journalctl", "-u", "papad.service"
+                )
     finally:
         papad.systemctl("disable", "papad.socket")
 
