@@ -225,7 +225,7 @@ def connect(address: Address, within: float = RECONNECT, timeout: float | None =
     while True:
         try:
             client = Client(address, min(timeout or within, max(deadline - time.monotonic(), 0.001)))
-        except (Refused, TimedOut):
+        except Refused:
             raise
         except (Unreachable, ConnectionLost) as error:
             if time.monotonic() + RETRY_DELAY > deadline:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from papad.client import DEFAULT_PORT, Client, find
 from papad.client import describe as for_people
 from papad.ctl.parser import Call, Usage
-from papad.errors import ConnectionLost, Error, Refused, Unreachable
+from papad.ctl.render import leave_with_reader
+from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
 
 ONLY_HOST = "PAPACTL_ONLY_HOST"
 """In the environment of the papactl that serves one of several hosts: which one."""
 _SSH_WAIT = 300.0  # seconds for ssh to connect, somebody's typing of a password included
 
 if TYPE_CHECKING:
-    import socket
-
     from papad.ctl.tunnel import Tunnel
 
 
@@ -31,9 +29,14 @@ class CannotConnect(Exception):
 
 
 class Session:
-    """Where papad is, and the connection to it, made at its first use and again when it was lost."""
+    """Where papad is, and the connection to it, made at its first use and again when it was lost.
 
-    def __init__(self, socket: str | None = None, port: str | None = None, host: str | None = None) -> None:
+    For one of several hosts `label` is what ssh's words begin with, and ssh asks no questions.
+    """
+
+    def __init__(
+        self, socket: str | None = None, port: str | None = None, host: str | None = None, label: str | None = None
+    ) -> None:
         if socket and port:
             raise Usage("--socket or --port, not both")
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
@@ -43,8 +46,12 @@ class Session:
         self.given = socket is not None or port is not None
         given = os.path.abspath(socket) if socket and not host else socket
         self.address, self.origin = (given or int(port or 0), "") if self.given else ("", "") if host else _found()
-        self._tunnel: Tunnel | None = None
         self._client: Client | None = None
+        self._tunnel: Tunnel | None = None
+        if host is not None:
+            from papad.ctl.tunnel import Tunnel
+
+            self._tunnel = Tunnel(host, self.address if self.given else None, label)
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +61,7 @@ class Session:
     ) -> None:
         self.drop()
         if self._tunnel is not None:
-            self._tunnel.close()
+            self._tunnel.close(at_once=kind is KeyboardInterrupt)
 
     @property
     def where(self) -> str:
@@ -70,14 +77,20 @@ class Session:
             self._client = self.connect()
         return self._client
 
+    def begin(self) -> None:
+        """Begin to connect to another machine, so that several can at the same time. Raises CannotConnect."""
+        assert self._tunnel is not None
+        try:
+            self._tunnel.begin()
+        except Unreachable as error:
+            raise CannotConnect(f"cannot connect to {self.where}: {error}") from None
+
     def connect(self) -> Client:
         """A connection that is the caller's. Raises CannotConnect."""
+        if self._tunnel is not None:
+            return self._over(self._tunnel)
         try:
-            if not self.host:
-                return Client(self.address)
-            client = Client(self._dial(), _SSH_WAIT)
-            client.timeout = 30.0
-            return client
+            return Client(self.address)
         except Refused as error:
             raise CannotConnect(f"no permission to talk to papad at {self.where}", self._hint(error)) from None
         except Unreachable as error:
@@ -85,12 +98,22 @@ class Session:
                 f"cannot connect to papad at {self.where}: {_reason(error)}", self._hint(error)
             ) from None
         except ConnectionLost:
-            if self.host:
-                message = f"cannot talk to {self.where}: the connection ended before papad said anything"
-                raise CannotConnect(message, f"Does this work: ssh {self.host} papactl status") from None
             raise CannotConnect(f"{self.where} does not answer as papad does; is something else there?") from None
         except Error as error:
             raise CannotConnect(f"papad at {self.where} refuses: {error}") from None
+
+    def _over(self, tunnel: Tunnel) -> Client:
+        try:
+            client = Client(tunnel.connect, _SSH_WAIT)
+        except TimedOut:
+            raise CannotConnect(f"no answer from {self.where} in {_SSH_WAIT:.0f} seconds") from None
+        except ConnectionLost:
+            reason, hint = tunnel.why()
+            raise CannotConnect(f"cannot talk to {self.where}: {reason}", hint) from None
+        except Error as error:
+            raise CannotConnect(f"cannot connect to {self.where}: {error}") from None
+        client.timeout = 30.0
+        return client
 
     def drop(self) -> None:
         """Close the connection; the next use makes another."""
@@ -107,16 +130,7 @@ class Session:
         if self._client is not None and not self._client.fresh:
             self.drop()
 
-    def _dial(self) -> Callable[[], socket.socket]:
-        from papad.ctl.tunnel import Tunnel
-
-        if self._tunnel is None:
-            self._tunnel = Tunnel(self.host or "", self.address if self.given else None)
-        return self._tunnel.connect
-
     def _hint(self, error: Unreachable) -> str:
-        if self.host:
-            return f"Does this work: ssh {self.host} papactl status"
         if isinstance(error, Refused):
             return (
                 "It lets in root and the members of the group papad: sudo adduser $USER papad, and log in again.\n"
@@ -135,8 +149,10 @@ class Session:
 def session_of(call: Call) -> Session:
     """The session that the options of a command line ask for."""
     only = os.environ.pop(ONLY_HOST, None)  # for this process alone, not for those that it starts
-    hosts = [only] if only else call.texts("host")
-    return Session(call.text("socket"), call.text("port"), hosts[0] if hosts else None)
+    if only is not None:
+        leave_with_reader()
+        return Session(call.text("socket"), call.text("port"), only, label="")
+    return Session(call.text("socket"), call.text("port"), *call.texts("host"))
 
 
 def _found() -> tuple[str | int, str]:

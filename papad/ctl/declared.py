@@ -8,7 +8,11 @@ COMMON = (
     Option("socket", "talk to the papad at this Unix socket", metavar="PATH", completes="files"),
     Option("port", "talk to the papad at this port of 127.0.0.1", metavar="PORT"),
     Option(
-        "host", "talk to the papad of another machine, over ssh; several run on each", "H", "[USER@]HOST", repeat=True
+        "host",
+        "talk to the papad of another machine, over ssh; several run on each",
+        "H",
+        "[USER@]HOST[:PORT]",
+        repeat=True,
     ),
     Option("json", "print JSON, one object a line"),
     Option("no-pager", "do not pipe long output into a pager"),

@@ -12,7 +12,7 @@ from papad.ctl.advice import for_answer
 from papad.ctl.connect import ONLY_HOST, CannotConnect, Session, session_of
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Call, Usage, parse
-from papad.errors import Error
+from papad.errors import Error, Unreachable
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 _OFFLINE = ("help", "completion")
@@ -44,6 +44,9 @@ def _guarded(run: Callable[[], int]) -> int:
     except CannotConnect as error:
         complain(str(error), error.hint)
         return UNREACHABLE
+    except Unreachable as error:
+        complain(str(error))
+        return UNREACHABLE
     except Error as error:
         message = str(error)
         complain(message.replace('Type "help ', 'Type "papactl help '), for_answer(message))
@@ -69,12 +72,12 @@ def _command_line(argv: list[str]) -> int:
     if call.flag("version"):
         print(f"papactl {__version__}")
         return 0
+    if call.flag("help") or call.command.words[0] in _OFFLINE:
+        return execute(call, None)
     if len(call.texts("host")) > 1 and not os.environ.get(ONLY_HOST):
         from papad.ctl.remote import on_each
 
         return on_each(argv, call)
-    if call.flag("help") or call.command.words[0] in _OFFLINE:
-        return execute(call, None)
     with session_of(call) as session:
         return execute(call, session)
 

@@ -3,112 +3,180 @@
 from __future__ import annotations
 
 import os
-import selectors
+import select
 import socket
 import subprocess
 import sys
-import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from heapq import merge
+from itertools import chain, islice
+from operator import attrgetter
+from typing import IO
 
 from papad.ctl.connect import ONLY_HOST, CannotConnect, Session
+from papad.ctl.lines import Line, newest_lines, oldest_lines
+from papad.ctl.output import count_of, lines_of, look_of, newest_first, show, style_of
 from papad.ctl.parser import Call, Usage
+from papad.ctl.render import safe
+from papad.errors import Error
+from papad.wire import WELCOME
+
+_MANY_LINES = ("export", "json-pretty")  # formats whose entries have several lines
 
 
 def bridge(call: Call, session: Session) -> int:
-    """Connect standard input and output to papad, until either side ends."""
-    sock = socket.socket(socket.AF_INET if isinstance(session.address, int) else socket.AF_UNIX)
-    try:
-        sock.connect(("127.0.0.1", session.address) if isinstance(session.address, int) else session.address)
-    except OSError:
-        session.connect().close()  # it says what is wrong
-        raise CannotConnect(f"cannot connect to papad at {session.where}") from None
-    with sock, selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_READ)
-        selector.register(0, selectors.EVENT_READ)
-        while True:
-            for key, _ in selector.select():
-                if key.fileobj is sock:
-                    data = sock.recv(65536)
-                    if not data:
+    """Connect standard input and output to papad, until papad ends the connection."""
+    with session.connect() as client:
+        sock = client.sock
+        sock.settimeout(None)
+        sources = [sock.fileno(), 0]
+        try:
+            _write(1, WELCOME)  # papad's, which the client has taken
+            while True:
+                for source in select.select(sources, [], [])[0]:
+                    data = os.read(source, 65536)
+                    if source == 0 and data:
+                        sock.sendall(data)
+                    elif source == 0:
+                        sources.remove(0)
+                        sock.shutdown(socket.SHUT_WR)
+                    elif data:
+                        _write(1, data)
+                    else:
                         return 0
-                    _write(data)
-                elif data := os.read(0, 65536):
-                    sock.sendall(data)
-                else:
-                    selector.unregister(0)
-                    sock.shutdown(socket.SHUT_WR)
+        except ConnectionError:  # papad was killed, or the near side has gone
+            return 0
 
 
-def _write(data: bytes) -> None:
+def _write(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(1, view) :]
+        view = view[os.write(fd, view) :]
 
 
 def on_each(argv: list[str], call: Call) -> int:
-    """Run the same command line for every host, all at once, and print what each says with its name before it.
-
-    Returns the highest exit status.
-    """
-    hosts = call.texts("host")
-    if call.command.words == ("shell",) or (call.command.words == ("output",) and call.text("output") == "export"):
+    """Do the same for every host, all at once, the host's name before each line. Returns the highest exit status."""
+    sessions = [Session(call.text("socket"), call.text("port"), host, label=f"{host}: ") for host in call.texts("host")]
+    if call.command.words == ("output",) and not call.flag("follow"):
+        return _merged(call, sessions)
+    if call.command.words == ("shell",) or call.text("output") in _MANY_LINES:
         raise Usage(f"{call.command.name} like this is for one host only")
-    runs = [_Run(host, argv, call) for host in hosts]
-    live = call.flag("follow") or call.command.words == ("watch",) or call.flag("watch")
-    for run in runs:
-        run.start(live)
-    return max(run.finish() for run in runs)
+    watching = call.command.words == ("watch",) or call.flag("watch") or ("watch", "1") in call.pairs
+    return _separate(call.texts("host"), argv, call, live=watching or call.flag("follow"))
 
 
-_lock = threading.Lock()
+def _merged(call: Call, sessions: list[Session]) -> int:
+    """`output` of several hosts as one, by time."""
+    statuses: list[int] = []
+    look = look_of(call, sessions[0], style_of(call))
+    count, oldest = count_of(call)
+    reverse = newest_first(call)
+
+    def of_one(session: Session) -> Iterator[Line]:
+        assert session.host is not None
+        try:
+            for line in lines_of(call, session):
+                yield line._replace(host=session.host)
+        except (CannotConnect, Error) as error:
+            statuses.append(3 if isinstance(error, CannotConnect) else 1)
+            for text in [f"papactl: {error}", *getattr(error, "hint", "").splitlines()]:
+                sys.stderr.write(f"{session.host}: {text}\n")
+
+    def format(line: Line) -> bytes:
+        text = look._replace(host=line.host).format(line)
+        return _named(line.host, text, call) if text and look.style != "export" else text
+
+    with ExitStack() as stack:
+        for session in sessions:
+            stack.enter_context(session)
+            session.begin()
+        lines: Iterable[Line] = merge(*map(of_one, sessions), key=attrgetter("timestamp"), reverse=reverse)
+        if count is not None:
+            lines = oldest_lines(lines, count) if oldest or reverse else newest_lines(lines, count)
+        lines = iter(lines)
+        first = list(islice(lines, 1))
+        if first or len(statuses) < len(sessions):  # somebody has answered
+            statuses.append(show(call, chain(first, lines), format))
+    return max(statuses)
 
 
-class _Run:
-    """One papactl for one host, and the two threads that pass on what it says."""
+def _separate(hosts: list[str], argv: list[str], call: Call, *, live: bool) -> int:
+    """A papactl for each host: what it prints passed on as it comes if `live`, otherwise host by host."""
+    runs = [_papactl(host, argv) for host in hosts]
+    pipes = []
+    for host, run in zip(hosts, runs, strict=True):
+        pipes += [_Pipe(host, run.stdout, call, live=live), _Pipe(host, run.stderr, None, live=True)]
+    _pass_on(pipes)
+    return max(status if status >= 0 else 128 - status for status in (run.wait() for run in runs))
 
-    def __init__(self, host: str, argv: list[str], call: Call) -> None:
-        self._json = call.flag("json") or (call.command.words == ("output",) and call.text("output") == "json")
+
+def _papactl(host: str, argv: list[str]) -> subprocess.Popen[bytes]:
+    """The same command line for one host. It leaves when nobody reads what it prints, so at the latest when this program does."""
+    # -P: not the modules of whatever folder this is. sys.path as here, but ssh's own programs are not told of it.
+    code = f"import sys; sys.path[:] = {sys.path!r}; from papad.ctl import main; main()"
+    command = [sys.executable, "-P", "-c", code, *argv]
+    env = {**os.environ, ONLY_HOST: host}
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+
+
+class _Pipe:
+    """Where one papactl prints: its standard output if `call` is given, otherwise its standard error."""
+
+    def __init__(self, host: str, source: IO[bytes] | None, call: Call | None, *, live: bool) -> None:
+        assert source is not None
+        self.source = source
+        self.live = live
         self._host = host
-        command = [sys.executable, "-c", "from papad.ctl import main; main()", *argv]
-        path = os.pathsep.join([os.path.dirname(os.path.dirname(os.path.dirname(__file__))), *sys.path[1:]])
-        env = {**os.environ, "PYTHONPATH": path, ONLY_HOST: host}
-        self._popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
-        self._kept: list[bytes] = []
+        self._call = call
+        self._target = sys.stdout if call else sys.stderr
+        self._safe = self._target is not None and self._target.isatty() and not (call and call.flag("all"))
+        self._lines: list[bytes] = []
+        self._rest = b""
 
-    def start(self, live: bool) -> None:
-        self._threads = [threading.Thread(target=self._pump, args=(fd, live), daemon=True) for fd in (1, 2)]
-        for thread in self._threads:
-            thread.start()
+    def read(self) -> bool:
+        """Read some more; whether there may still be more."""
+        data = os.read(self.source.fileno(), 65536)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if not data and self._rest:
+            lines.append(self._rest)
+        self._lines += lines
+        return bool(data)
 
-    def _pump(self, fd: int, live: bool) -> None:
-        stream = self._popen.stdout if fd == 1 else self._popen.stderr
-        assert stream is not None
-        for line in stream:
-            named = self._named(line if line.endswith(b"\n") else line + b"\n", fd)
-            if fd == 1 and not live:
-                self._kept.append(named)
-            else:
-                self._print(fd, named)
+    def write(self) -> None:
+        """Pass on the lines that have come, with the host's name."""
+        if self._lines and self._target is not None:
+            lines = [safe(line).encode() for line in self._lines] if self._safe else self._lines
+            self._target.buffer.write(b"".join(_named(self._host, line, self._call) + b"\n" for line in lines))
+            self._target.buffer.flush()
+        self._lines.clear()
 
-    def _named(self, line: bytes, fd: int) -> bytes:
-        if fd == 1 and self._json and line.startswith(b"{"):
-            from json import dumps
 
-            comma = b"" if line.startswith(b"{}") else b", "
-            return b'{"host": ' + dumps(self._host).encode() + comma + line[1:]
-        return self._host.encode() + b": " + line
+def _pass_on(pipes: list[_Pipe]) -> None:
+    """Pass on what the hosts say until all have ended, what is not live host by host."""
+    poll = select.poll()
+    poll.register(1, 0)  # tells when nobody reads it any more
+    open_pipes = {pipe.source.fileno(): pipe for pipe in pipes}
+    for fd in open_pipes:
+        poll.register(fd, select.POLLIN)
+    while open_pipes:
+        for fd, _ in poll.poll():
+            if fd == 1:
+                raise BrokenPipeError
+            pipe = open_pipes[fd]
+            if not pipe.read():
+                poll.unregister(fd)
+                del open_pipes[fd]
+            if pipe.live:
+                pipe.write()
+    for pipe in pipes:
+        pipe.write()
 
-    def _print(self, fd: int, data: bytes) -> None:
-        with _lock:
-            stream = sys.stdout if fd == 1 else sys.stderr
-            try:
-                stream.buffer.write(data)
-                stream.buffer.flush()
-            except BrokenPipeError:
-                self._popen.terminate()
 
-    def finish(self) -> int:
-        for thread in self._threads:
-            thread.join()
-        if self._kept:
-            self._print(1, b"".join(self._kept))
-        return abs(self._popen.wait())
+def _named(host: str, line: bytes, call: Call | None) -> bytes:
+    """A line with the host's name: before it, or as a key where the command line asks for JSON."""
+    if call and style_of(call).startswith("json") and line.startswith(b"{"):
+        from json import dumps
+
+        return b'{"host": ' + dumps(host).encode() + (b"" if line.startswith(b"{}") else b", ") + line[1:]
+    return f"{host}: ".encode("utf-8", "surrogateescape") + line

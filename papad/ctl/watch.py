@@ -13,6 +13,7 @@ from papad.ctl.connect import Session
 from papad.ctl.lines import Line, Look
 from papad.ctl.output import look_of
 from papad.ctl.parser import Call, Usage
+from papad.errors import ConnectionLost, TimedOut
 from papad.watcher import WatchBatch, Watcher
 
 
@@ -30,11 +31,12 @@ def watch(session: Session, patterns: list[str], look: Look | None = None) -> di
     source = _Source(session.client())
     session.keep()
     printer = _Printer(look or Look(), sys.stdout.buffer)
-    for each in source.describe(patterns):
-        printer.begin(each["name"], each["acknowledged"], each["captured"] - each["buffered"])
-    source.first.begin_watch(requests.watch_processes(*patterns))
-    watcher = Watcher(source, tuple(patterns))
+    watcher = None
     try:
+        for each in source.first.describe("processes", *patterns):
+            printer.begin(each["name"], each["acknowledged"], each["captured"] - each["buffered"])
+        source.first.begin_watch(requests.watch_processes(*patterns))
+        watcher = Watcher(source, tuple(patterns))
         while (batch := watcher.read(timeout=None)) is not None:
             names = [item.name for item in batch.closed]
             captured = {each["name"]: each["captured"] for each in source.describe(names)} if names else {}
@@ -42,9 +44,9 @@ def watch(session: Session, patterns: list[str], look: Look | None = None) -> di
         return watcher.exit_code
     finally:
         printer.end_line()
-        for client in (watcher.connection, source.connection):
-            if client is not None:
-                client.close()  # a batch that was not printed will come again
+        if watcher is not None and watcher.connection is not None:
+            watcher.connection.close()  # a batch that was not printed will come again
+        source.close()
 
 
 class _Source:
@@ -53,6 +55,7 @@ class _Source:
     def __init__(self, client: Client) -> None:
         self.first = client
         self.connection: Client | None = client
+        self._beside: Client | None = None
 
     def another(self) -> Client:
         """A new connection, once papad answers."""
@@ -64,8 +67,21 @@ class _Source:
 
     def describe(self, patterns: list[str]) -> list[dict[str, Any]]:
         """Those that match, over a connection besides that of the watch."""
-        with self.another() as client:
-            return client.describe("processes", *patterns)
+        while True:
+            if self._beside is None or not self._beside.fresh:
+                self._beside = self.another()
+            try:
+                return self._beside.describe("processes", *patterns)
+            except TimedOut:
+                raise
+            except ConnectionLost:  # papad is being restarted
+                self._beside.close()
+
+    def close(self) -> None:
+        """Let go of what is not the watcher's."""
+        for client in (self.first, self.connection, self._beside):
+            if client is not None:
+                client.close()
 
 
 class _Printer:

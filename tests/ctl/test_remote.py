@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,13 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.ctl.support import COMMAND, Done, Papactl, environment, line_of, papactl
-from tests.unit.support import running_papad
+from papad.wire import WELCOME
+from tests.ctl.support import COMMAND, Done, Papactl, Terminal, environment, line_of, papactl
+from tests.ctl.test_lines import read_export
+from tests.unit.support import running_papad, wait_until
 
 SSH = """#!/bin/sh
-[ "$1 $2" = "-xT --" ] || exit 99
-shift 2
-host=$1; shift
+echo "$*" >>{folder}/ssh
+while [ "$1" != -- ]; do shift; done
+host=$2; shift 2
 case $host in
 unreachable) echo "ssh: no route" >&2; exit 255;;
 esac
@@ -26,6 +32,10 @@ unset PAPAD_SOCKET
 PATH={bin}:$PATH; export PATH
 PAPAD_SOCKET={folder}/$host/papad.sock exec sh -c "$*"
 """
+
+QUIET = ("/bin/sh", "-c", "echo hi; exec sleep 600")
+BOTH = ("-H", "two", "-H", "one", "output", "-o", "cat")
+MERGED = [f"{host}: {n}" for n in range(6) for host in ("one", "two")]
 
 
 class Far:
@@ -44,6 +54,33 @@ class Far:
     def __call__(self, *args: str) -> Done:
         return papactl(*args, **self.env)
 
+    def processes(self) -> list[str]:
+        """The command lines of what runs with our PATH: papactl, ssh and what that runs."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if self.env["PATH"].encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        return found
+
+
+@contextlib.contextmanager
+def running(far: Far, *args: str) -> Iterator[subprocess.Popen[bytes]]:
+    """It runs on, in a process group of its own."""
+    popen = subprocess.Popen(
+        [*COMMAND, *args],
+        env=environment(**far.env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        process_group=0,
+    )
+    with popen:
+        try:
+            yield popen
+        finally:
+            popen.kill()
+
 
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
@@ -51,9 +88,16 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     for host in ("one", "two"):
         (folder / host).mkdir()
     with running_papad(folder / "one") as one, running_papad(folder / "two") as two:
-        Papactl(one).runs("p", "echo from one")
-        Papactl(two).runs("p", "echo from two >&2")
-        Papactl(two).runs("only", "echo here")
+        first, second = Papactl(one), Papactl(two)
+        first.runs("p", "echo from one")
+        second.runs("p", "echo from two >&2")
+        second.runs("only", "echo here")
+        for n in range(6):
+            first.runs(f"m.{n}", f"echo {n}")
+            second.runs(f"m.{n}", f"echo {n}")
+        for number, papad in enumerate((first, second), 1):
+            papad.out("set", "w", str(number))
+            papad.runs("bad", "printf '\\033[2Jhi\\n'")
         yield Far(folder)
 
 
@@ -71,33 +115,149 @@ def test_the_far_papad_may_be_named(far: Far) -> None:
     assert far("-H", "one", "--socket", path, "output", "only", "-o", "cat") == (0, "here\n", "")
 
 
+def test_a_host_may_come_with_user_and_port(far: Far) -> None:
+    log = far.folder / "ssh"
+    for host, words in (
+        ("one", "-- one"),
+        ("root@one", "-- root@one"),
+        ("a@b@one:22", "-p 22 -- a@b@one"),
+        ("[::1]", "-- ::1"),
+        ("root@[::1]:2222", "-p 2222 -- root@::1"),
+        ("::1", "-- ::1"),
+        ("ssh://one:22", "-- ssh://one:22"),
+        ("one:", "-- one:"),
+    ):
+        log.unlink(missing_ok=True)
+        far("-H", host, "--port=20202", "get", "v")
+        options = "-xT -oClearAllForwardings=yes -oRemoteCommand=none"
+        assert log.read_text() == f"{options} {words} papactl --port 20202 stdio-bridge\n"
+    for host in ("", "-oProxyCommand=false"):
+        assert far("-H", host, "get", "v") == (2, "", f"papactl: error: not a host: {host!r}\n")
+        assert far("-H", "one", "-H", host, "get", "v") == (2, "", f"papactl: error: not a host: {host!r}\n")
+
+
 def test_several_hosts_one_after_the_other_lines_prefixed(far: Far) -> None:
-    done = far("-H", "two", "-H", "one", "output", "p", "-o", "cat")
-    assert done == (0, "two: from two\none: from one\n", "")
-    done = far("-H", "one", "-H", "two", "output", "only", "-o", "cat")
-    assert done == (1, "two: here\n", "one: papactl: only not found\n")
+    lines = far("-H", "two", "-H", "one", "list", "processes", "p").out.splitlines()
+    assert [line.split(" pid=")[0] for line in lines] == ["two: p", "one: p"]
     found = [json.loads(line) for line in far("-H", "one", "-H", "two", "list", "p", "p", "--json").out.splitlines()]
     assert [(each["host"], each["name"]) for each in found] == [("one", "p"), ("two", "p")]
-    done = far("-H", "one", "-H", "two", "output", "-o", "export")
-    assert (done.status, done.err) == (2, "papactl: error: output like this is for one host only\n")
+    done = far("-H", "one", "-H", "unreachable", "-H", "nobody", "-H", "two", "get", "w")
+    assert (done.status, done.out) == (3, "one: 1\ntwo: 2\n")
+    assert {line.split(": ")[0] for line in done.err.splitlines()} == {"unreachable", "nobody"}
+    assert "unreachable: ssh: no route\nunreachable: papactl: cannot talk to " in done.err
+    assert "-oBatchMode=yes" in (far.folder / "ssh").read_text().splitlines()[-1]
+
+
+def test_what_is_for_one_host_only_is_refused(far: Far) -> None:
+    for words in (("output", "-f", "-o", "export"), ("shell",)):
+        done = far("-H", "one", "-H", "two", *words)
+        assert (done.status, done.out) == (2, "")
+        assert done.err == f"papactl: error: {words[0]} like this is for one host only\n"
+
+
+def test_output_of_several_hosts_is_merged_by_time(far: Far) -> None:
+    def lines(*options: str) -> list[str]:
+        done = far(*BOTH, *options, "m.*")
+        assert (done.status, done.err) == (0, "")
+        return done.out.splitlines()
+
+    assert lines() == MERGED
+    assert lines("-r") == MERGED[::-1]
+    assert lines("-n", "3") == MERGED[-3:]
+    assert lines("-n3", "-r") == MERGED[:-4:-1]
+    assert lines("-n0") == []
+    assert lines("--lines=+3") == MERGED[:3]
+    assert lines("-g", "[24]", "-n", "3") == ["two: 4", "one: 4", "two: 2"]
+    short = far("-H", "one", "-H", "two", "output", "-n", "1", "m.*").out.splitlines()
+    assert [re.sub(r"\w+ +\d+ [\d:]+", "TIME", line) for line in short] == [
+        "one: TIME m.5: -- ended with exit code 0 --",
+        "two: TIME m.5: 5",
+        "two: TIME m.5: -- ended with exit code 0 --",
+    ]
+
+
+def test_json_and_export_tell_the_host(far: Far) -> None:
+    printed = far(*BOTH[:5], "m.*", "-o", "json").out.splitlines()
+    found = [each for each in map(json.loads, printed) if "PAPAD_STREAM" in each]
+    assert [f"{each['host']}: {each['MESSAGE']}" for each in found] == MERGED
+    printed = far(*BOTH[:5], "m.*", "-o", "export").out
+    entries = [entry for entry in read_export(printed.encode()) if "PAPAD_STREAM" in entry]
+    assert [f"{entry['_HOSTNAME'].decode()}: {entry['MESSAGE'].decode()}" for entry in entries] == MERGED
+
+
+def test_output_shows_what_the_hosts_have_that_answer(far: Far) -> None:
+    done = far("-H", "one", "-H", "two", "output", "only", "-o", "cat")
+    assert done == (1, "two: here\n", "one: papactl: only not found\n")
+    done = far("-H", "unreachable", "-H", "two", "output", "only", "-o", "cat")
+    assert (done.status, done.out) == (3, "two: here\n")
+    assert done.err.startswith("unreachable: ssh: no route\nunreachable: papactl: cannot talk to ")
+    done = far("-H", "unreachable", "-H", "nobody", "output")
+    assert (done.status, done.out) == (3, "")
+    done = far("-H", "one", "-H", "two", "output", "--since", "soon")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("papactl: error: not a time")
+    assert far(*BOTH, "m.*", "-g", "nothing like that").status == 1
+
+
+def test_a_terminal_is_shown_no_control_characters_of_several_hosts(far: Far) -> None:
+    terminal = Terminal("-H", "one", "-H", "two", "output", "-f", "bad", "-o", "cat", **far.env)
+    terminal.until("one: \\x1b[2Jhi")
+    terminal.type("\x03")
+    assert terminal.rest()[0] == 130
+    status, text = Terminal("-H", "one", "-H", "two", "list", "p", "m.1", "--no-pager", **far.env).rest()
+    assert (status, text.count("m.1 pid=")) == (0, 2)
+    pager = {"PAPAD_PAGER": "sed 's/^/> /'", **far.env}
+    status, text = Terminal("-H", "one", "-H", "two", "output", "bad", **pager).rest()
+    assert status == 0
+    assert sorted(line[:7] for line in text.splitlines()) == 2 * ["> one: "] + 2 * ["> two: "]
+    assert text.count("bad: \\x1b[2Jhi\n") == 2
+
+
+@pytest.mark.parametrize("ending", ["the reader is gone", "SIGINT", "SIGTERM", "SIGKILL"])
+def test_nothing_stays_behind_when_quiet_hosts_are_not_followed_any_more(far: Far, ending: str) -> None:
+    both = ("-H", "one", "-H", "two")
+    make = ("make", "process", ending, "--", *QUIET)
+    assert far(*both, *make).status == 0
+    for words in (("output", "-f", ending), ("watch", ending), (*make[:3], "-w", *make[3:])):
+        with running(far, *both, *words) as popen:
+            heard: set[str] = set()
+            while heard != {"one", "two"}:
+                heard.add(line_of(popen).partition(": ")[0])
+            assert sum("stdio-bridge" in each for each in far.processes()) >= 2
+            if ending == "the reader is gone":
+                assert popen.stdout is not None
+                popen.stdout.close()
+                assert popen.wait(10) == 0
+            else:
+                number = signal.Signals[ending]
+                popen.send_signal(number)
+                assert popen.wait(10) == (130 if number == signal.SIGINT else -number)
+            assert popen.stderr is not None
+            assert popen.stderr.read() == b""
+        wait_until(lambda: not far.processes(), "no ssh and no papactl is left")
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_hosts_followed_and_interrupted(far: Far, count: int) -> None:
     hosts = ["-H", "one", "-H", "two"][: 2 * count]
-    command = [*COMMAND, *hosts, "output", "-f", "-o", "cat", "p"]
-    popen = subprocess.Popen(
-        command, env=environment(**far.env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, process_group=0
-    )
-    with popen:
-        try:
-            lines = {line_of(popen) for _ in range(count)}
-            assert lines == ({"from one"} if count == 1 else {"one: from one", "two: from two"})
-            os.killpg(popen.pid, signal.SIGINT)
-            assert popen.communicate(timeout=10) == (b"", b"")
-            assert popen.returncode == 130
-        finally:
-            popen.kill()
+    with running(far, *hosts, "output", "-f", "-o", "cat", "p") as popen:
+        lines = {line_of(popen) for _ in range(count)}
+        assert lines == ({"from one"} if count == 1 else {"one: from one", "two: from two"})
+        os.killpg(popen.pid, signal.SIGINT)
+        assert popen.communicate(timeout=10) == (b"", b"")
+        assert popen.returncode == 130
+
+
+def test_the_shell_goes_on_after_ctrl_c_on_the_same_connection(far: Far) -> None:
+    terminal = Terminal("-H", "one", "shell", **far.env)
+    terminal.until("papad> ")
+    (far.folder / "ssh").unlink()
+    terminal.interrupt_until("papad> ")
+    terminal.type("get w\n")
+    terminal.until("1\r\n")
+    terminal.type("quit\n")
+    assert terminal.rest()[0] == 0
+    assert not (far.folder / "ssh").exists()
 
 
 def test_what_goes_wrong_over_there_is_said(far: Far) -> None:
@@ -105,7 +265,7 @@ def test_what_goes_wrong_over_there_is_said(far: Far) -> None:
     assert done == (
         3,
         "",
-        "ssh: no route\npapactl: cannot talk to the papad of unreachable: the connection ended before papad said anything\n"
+        "ssh: no route\npapactl: cannot talk to the papad of unreachable: ssh has failed\n"
         "Does this work: ssh unreachable papactl status\n",
     )
     done = far("-H", "nobody", "status")
@@ -115,11 +275,51 @@ def test_what_goes_wrong_over_there_is_said(far: Far) -> None:
     )
 
 
+def test_a_host_that_does_not_come_back_is_given_up_and_said_once(far: Far, tmp_path: Path) -> None:
+    (far.folder / "gone").symlink_to(tmp_path)
+    with contextlib.ExitStack() as stack:
+        Papactl(stack.enter_context(running_papad(tmp_path))).runs("p", "echo hi")
+        with running(far, "-H", "gone", "output", "-f", "-o", "cat") as popen:
+            assert line_of(popen) == "hi"
+            stack.close()
+            out, err = popen.communicate(timeout=20)
+    assert out == b""
+    assert err.count(b"papactl: cannot connect to papad at ") == 1
+    assert re.search(
+        rb"papactl: (could not connect to papad in 10 seconds: .*|no answer from papad in time)$", err.strip()
+    )
+
+
+def test_the_bridge_answers_what_was_asked_and_ends(far: Far) -> None:
+    bridge = [*COMMAND, "--socket", str(far.folder / "one/papad.sock"), "stdio-bridge"]
+    done = subprocess.run(bridge, env=environment(), input=b"get w\nget v\n", capture_output=True, timeout=10)
+    assert (done.returncode, done.stdout, done.stderr) == (0, WELCOME + b"1\n> \n> ", b"")
+
+
+def test_the_bridge_ends_without_a_word_when_papad_is_killed(tmp_path: Path) -> None:
+    """With a command unread, which makes it a connection reset."""
+    path = str(tmp_path / "papad.sock")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        bridge = [*COMMAND, "--socket", path, "stdio-bridge"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(bridge, env=environment(), bufsize=0, **pipes) as popen:
+            assert popen.stdin is not None
+            killed, _ = listening.accept()
+            with killed:
+                killed.sendall(WELCOME)
+                popen.stdin.write(b"get w\n")
+                assert select.select([killed], [], [], 10)[0]
+            assert popen.wait(10) == 0
+            assert popen.stderr is not None
+            assert popen.stderr.read() == b""
+
+
 def test_without_ssh(tmp_path: Path) -> None:
     done = papactl("-H", "one", "status", PATH=str(tmp_path))
     assert done == (
         3,
         "",
-        "papactl: cannot connect to papad at the papad of one: No such file or directory\n"
-        "Does this work: ssh one papactl status\n",
+        "papactl: cannot connect to the papad of one: cannot run ssh: No such file or directory\n",
     )

@@ -53,3 +53,21 @@ def test_status_counts_the_restarts_survived(machine: Machine, papad: Papad) -> 
     papad.wait_for_new(papad.sigkill())
     papad.wait_for_new(papad.sigkill())
     assert " restarts survived\n" in machine.out("papactl", "status")
+
+
+def test_a_watch_goes_on_over_kills_and_ends_with_the_process(papad: Papad) -> None:
+    papad.machine.run("rm", "-f", "/run/enough")
+    papad.machine.write("/run/writer.py", WRITER)
+    watched = papad.machine.root("/run/watched")
+    make = "papactl make process w --bufsize 64m -w -- /usr/bin/python3 /run/writer.py >/run/watched 2>&1; echo ended $?; read _"
+    with papad.machine.running("sh", "-c", make) as popen:
+        wait_until(lambda: watched.exists() and "line" in watched.read_text(), "the first lines are printed")
+        for _ in range(10):
+            papad.wait_for_new(papad.sigkill())
+        papad.machine.write("/run/enough", "")
+        assert popen.stdout is not None
+        assert popen.stdout.readline() == "ended 0\n"
+    _, *lines, last, end = [line.partition(" w: ")[2] for line in watched.read_text().splitlines()]
+    assert (last, end) == (f"the end after {len(lines)}", "-- ended with exit code 0 --")
+    assert lines == [f"line {number:07d}" for number in range(len(lines))]
+    assert papad.ask("list processes") == ""
