@@ -264,11 +264,13 @@ def find() -> str | int:
     given = os.environ.get("PAPAD_SOCKET")
     if given:
         return int(given) if given.isdecimal() else given
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    for path in ([f"{runtime}/papad.sock"] if runtime else []) + ["/run/papad/papad.sock"]:
-        if os.path.exists(path):
-            return path
-    return DEFAULT_PORT
+    return next(filter(os.path.exists, usual_paths()), DEFAULT_PORT)
+
+
+def usual_paths() -> list[str]:
+    """Where the sockets of the user's own papad and of the system's are. Under sudo and cron XDG_RUNTIME_DIR is not set."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    return [f"{runtime}/papad.sock", "/run/papad/papad.sock"]
 
 
 def _connected(address: Address, timeout: float | None) -> socket.socket:

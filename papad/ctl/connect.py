@@ -6,7 +6,7 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from papad.client import DEFAULT_PORT, Client, find
+from papad.client import DEFAULT_PORT, Client, find, usual_paths
 from papad.client import describe as for_people
 from papad.ctl.parser import Call, Usage
 from papad.ctl.render import leave_with_reader
@@ -140,10 +140,17 @@ class Session:
             return "Without --socket and --port, papactl looks for it by itself"
         if self.origin == "$PAPAD_SOCKET":
             return "Unset PAPAD_SOCKET to have papactl look for it"
+        own, system = usual_paths()
         tried = ["Looked for it at: $PAPAD_SOCKET, which is not set"]
-        tried += [f"    {path}, {'this one' if path == self.address else 'not there'}" for path in _paths()]
+        tried += [f"    {path}, {self._seen(path)}" for path in (own, system)]
         tried += [f"    127.0.0.1:{DEFAULT_PORT}, where nobody listens"] if self.address == DEFAULT_PORT else []
-        return "\n".join([*tried, "To start it: sudo systemctl enable --now papad.socket"])
+        start = "systemctl --user" if self.address == own else "sudo systemctl"
+        return "\n".join([*tried, f"To start it: {start} enable --now papad.socket"])
+
+    def _seen(self, path: str) -> str:
+        if path == self.address:
+            return "this one"
+        return f"not asked: --socket {path}" if os.path.exists(path) else "not there"
 
 
 def session_of(call: Call) -> Session:
@@ -161,12 +168,7 @@ def _found() -> tuple[str | int, str]:
         return address, "$PAPAD_SOCKET"
     if address == DEFAULT_PORT:
         return address, "the default"
-    return address, "the system's" if str(address) == _paths()[-1] else "your own"
-
-
-def _paths() -> list[str]:
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return [f"{runtime}/papad.sock"] * bool(runtime) + ["/run/papad/papad.sock"]
+    return address, "the system's" if str(address) == usual_paths()[-1] else "your own"
 
 
 def _reason(error: Unreachable) -> str:

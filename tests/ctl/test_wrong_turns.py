@@ -251,3 +251,10 @@ def test_something_else_at_the_port() -> None:
         3,
         f"papactl: 127.0.0.1:{port} does not answer as papad does; is something else there?\n",
     )
+
+
+def test_a_user_whose_own_papad_is_stopped(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "papad.sock"))
+    done = papactl("status", XDG_RUNTIME_DIR=str(tmp_path))
+    assert done.err.endswith("\nTo start it: systemctl --user enable --now papad.socket\n")
