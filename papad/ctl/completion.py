@@ -1,10 +1,18 @@
-"""Completion: what may stand at the end of a command line, from the declarations and from what papad holds."""
+"""Completion: what may stand at the end of a command line, from the declarations and from what papad holds.
+
+Each shell hands over what has been typed to `complete-words` and gets a candidate a line, written as that shell wants it.
+bash hands over the whole line, as it cuts words at colons and equals signs and leaves quotes to the function.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
+from papad.client import Client
 from papad.ctl.connect import CannotConnect, Session
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Call, Command, Option, Usage, find
@@ -13,14 +21,12 @@ from papad.errors import Error
 _BASH = """\
 # Completion of papactl for bash.
 _papactl() {
-    local words cur=${COMP_WORDS[COMP_CWORD]}
-    words=$(papactl complete-words -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
-    if [ "$words" = "<files>" ]; then
-        compopt -o filenames 2>/dev/null
-        COMPREPLY=($(compgen -f -- "$cur"))
-    else
-        local IFS=$'\\n'
-        COMPREPLY=($words)
+    local found
+    found=$(papactl complete-words -- bash "${COMP_LINE:0:COMP_POINT}" "$2" 2>/dev/null)
+    if [ "$found" = $'\\tfiles' ]; then
+        compopt -o default
+    elif [ -n "$found" ]; then
+        mapfile -t COMPREPLY <<<"$found"
     fi
 }
 complete -F _papactl papactl
@@ -31,11 +37,12 @@ _ZSH = """\
 # Completion of papactl for zsh.
 _papactl() {
     local -a found
-    found=("${(@f)$(papactl complete-words -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    if [[ $found == "<files>" ]]; then
+    found=("${(@f)$(papactl complete-words -- zsh "${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)}")
+    if [[ $found == $'\\tfiles' ]]; then
+        compset -P "--*="
         _files
     elif [[ -n $found ]]; then
-        compadd -- $found
+        _describe papactl found
     fi
 }
 if [ "$funcstack[1]" = "_papactl" ]; then _papactl "$@"; else compdef _papactl papactl; fi
@@ -44,9 +51,11 @@ if [ "$funcstack[1]" = "_papactl" ]; then _papactl "$@"; else compdef _papactl p
 _FISH = """\
 # Completion of papactl for fish.
 function __papactl_words
-    set -l found (papactl complete-words -- (commandline -opc)[2..-1] (commandline -ct) 2>/dev/null)
-    if test "$found" = "<files>"
-        __fish_complete_path (commandline -ct)
+    set -l typed (commandline -ct)
+    set -l found (papactl complete-words -- fish (commandline -opc)[2..] "$typed" 2>/dev/null)
+    if test "$found" = \\tfiles
+        set -l option (string match -r -- '^--[^=]*=' "$typed")
+        __fish_complete_path (string replace -- "$option" "" "$typed") | string replace -r '^' -- "$option"
     else
         printf '%s\\n' $found
     end
@@ -55,7 +64,18 @@ complete -c papactl -f -a '(__papactl_words)'
 """
 
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
-FILES = "<files>"
+_PATIENCE = 2.0  # seconds: somebody waits at a prompt
+
+
+class Candidate(NamedTuple):
+    """What a word can become."""
+
+    word: str
+    help: str = ""
+
+
+FILES = Candidate("\tfiles")
+"""Alone, it stands for the names of files, which the shell knows better. No name that is offered holds a tab."""
 
 
 def script(call: Call, session: object = None) -> int:
@@ -66,100 +86,214 @@ def script(call: Call, session: object = None) -> int:
     return 0
 
 
-def candidates(call: Call, session: Session) -> int:
-    """`complete-words`: one candidate a line."""
-    for word in complete(call.words or [""], lambda: session):
-        print(word)
+def candidates(call: Call, session: object = None) -> int:
+    """`complete-words SHELL ...`: one candidate a line. A shell that is not known here gets none."""
+    shell, *words = call.words or [""]
+    dialects: dict[str, Callable[..., Iterator[str]]] = {"bash": _for_bash, "zsh": _for_zsh, "fish": _for_fish}
+    if shell in dialects:
+        sys.stdout.writelines(line + "\n" for line in dialects[shell](*words))
     return 0
 
 
-def complete(words: list[str], session: Callable[[], Session]) -> list[str]:
-    """What the last of these words, which may be empty, can become; FILES alone stands for the names of files.
+def _for_zsh(*words: str) -> Iterator[str]:
+    """As _describe takes them."""
+    for each in _possible(words, _Brief):
+        word = re.sub(r"([\\:])", r"\\\1", each.word)
+        yield each.word if each is FILES else f"{word}:{each.help}" if each.help else word
+
+
+def _for_fish(*words: str) -> Iterator[str]:
+    for each in _possible(words, _Brief):
+        yield each.word if each is FILES else f"{each.word}\t{each.help}"
+
+
+def _for_bash(line: str = "", typed: str = "", *more: str) -> Iterator[str]:
+    """Replacements, quoted, for `typed`, with which the line ends: the last word, or what follows a colon or a quote in it."""
+    if re.search(r"\s\d*&?[<>]+\s*[^\s'\"]*$", line):  # bash asks for the target of a redirection, too
+        yield FILES.word
+        return
+    words = _unquoted(line)[0][1:] or [""]
+    (*_, kept), quote = _unquoted(line.removesuffix(typed))
+    for each in _possible(words, _Brief):
+        if each is FILES:
+            yield each.word
+        elif each.word.startswith(words[-1]):
+            yield _quoted(each.word[len(kept) :], quote)
+
+
+def _unquoted(line: str) -> tuple[list[str], str]:
+    """The words of a line that bash has not yet run, the last of which may be empty; and the quote that is still open."""
+    words, quote, escaped = [""], "", False
+    for char in line:
+        if escaped:
+            words[-1] += char if not quote or char in '\\"$`' else "\\" + char
+            escaped = False
+        elif char == "\\" and quote != "'":
+            escaped = True
+        elif char == quote:
+            quote = ""
+        elif not quote and char in "'\"":
+            quote = char
+        elif not quote and char.isspace():
+            words += [""] * bool(words[-1])
+        else:
+            words[-1] += char
+    return words, quote
+
+
+def _quoted(text: str, quote: str) -> str:
+    """Text to stand in a word of bash, within quotes that are open."""
+    if quote == "'":
+        return text.replace("'", "'\\''")
+    if quote == '"':
+        return re.sub(r'(["$`\\])', r"\\\1", text).replace("!", '"\\!"')  # history expansion keeps the backslash of \!
+    return re.sub(r"([^\w@%+:,./=-])", r"\\\1", text)
+
+
+def complete(words: Sequence[str], session: Callable[[], Session]) -> list[str]:
+    """What the last of these words, which may be empty, can become; names of files not included."""
+    found = _possible(words, session)
+    return [each.word for each in found if each is not FILES and each.word.startswith(words[-1])]
+
+
+class _Brief(Session):
+    """The papad that is found without options, or with those being typed. It is not waited for long."""
+
+    def connect(self) -> Client:
+        return Client(self.address, _PATIENCE)
+
+
+def _possible(words: Sequence[str], session: Callable[[], Session]) -> list[Candidate]:
+    """What may stand in the place of the last word, sorted; not all of it begins like that word.
 
     Where the words name a server, that one is asked for names; one of another machine is not.
     """
-    *before, last = words
-    state = _State()
+    *before, last = words or [""]
+    state = _State(session)
     for word in before:
         state.take(word)
-    found = state.choices(last, state.session or session)
-    return found if found == [FILES] else sorted(each for each in set(found) if each.startswith(last))
+    # The first of those that are the same word: an option of the command hides a common one.
+    found = {each.word: each for each in reversed(state.choices(last))}
+    return [found[word] for word in sorted(found)]
 
 
 class _State:
     """How far a command line has come, as well as one can tell while it is being typed."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Callable[[], Session]) -> None:
+        self.session: Callable[[], Session] | None = session
         self.typed: list[str] = []
         self.command: Command | None = None
         self.words: list[str] = []
         self.pending: Option | None = None
         self.verbatim = False
-        self.session: Callable[[], Session] | None = None
 
     def take(self, word: str) -> None:
         """A word before the one that is being typed."""
-        if self.pending is not None:
-            self._server(self.pending, word)
-            self.pending = None
+        option, self.pending = self.pending, None
+        if option is not None and (option.optional is None or word.isdecimal() or word == "all"):
+            self._server(option, word)
+        elif self.verbatim or not word.startswith("-") or word == "-":
+            self._word(word)
         elif word == "--":
-            self.verbatim = self.command is not None
-        elif word.startswith("-") and not self.verbatim:
-            self.pending = next((each for each in self._options() if each.metavar and _is(word, each)), None)
-        elif self.command is not None:
-            self.words.append(word)
-            self.verbatim = self.verbatim or (self.command.tail and len(self.words) > 1 and "=" not in word)
+            self.verbatim = True
         else:
+            option, value = self._option(word)
+            if value is None:
+                self.pending = option
+            elif option is not None:
+                self._server(option, value)
+
+    def _word(self, word: str) -> None:
+        if self.command is None:
             self.typed.append(word)
             try:
-                self.command = find(self.typed[:2], COMMANDS)
+                self.command = find(self.typed, COMMANDS)
             except Usage:
-                self.typed = ["?", "?"]
+                self.typed = ["?"]  # which begins no command
+        elif not (self.command.pairs and self.words and "=" in word):
+            self.words.append(word)
+            self.verbatim = self.verbatim or (self.command.tail and len(self.words) > 1)
 
-    def choices(self, last: str, session: Callable[[], Session]) -> list[str]:
+    def choices(self, last: str) -> list[Candidate]:
         """What may stand here."""
-        if self.pending is not None:
-            option = self.pending
-            return list(option.choices) or _live(option.completes, session)
-        if last.startswith("-") and not self.verbatim:
-            return [f"--{each.long}" for each in self._options()] + [
-                f"-{each.short}" for each in self._options() if each.short
-            ]
-        shown = [each for each in COMMANDS if not each.hidden]
-        if self.command is None:
-            depth = len(self.typed)
-            group = shown
-            if depth:
-                group = [each for each in shown if len(each.words) > 1 and each.words[0].startswith(self.typed[0])]
-            return [each.words[depth] for each in group] if depth < 2 else []
-        if self.command.tail and self.words:
-            return [FILES]
-        return _live(self.command.completes, session, words=self.words)
+        if self.pending is not None and self.pending.optional is None:
+            return self._values(self.pending)
+        if self.verbatim or not last.startswith("-"):
+            return [each for each in self._words() if self.verbatim or not each.word.startswith("-")]
+        option, value = self._option(last)
+        if option is not None and (value is not None or not last.startswith("--")):
+            before = last.removesuffix(value or "")
+            found = [each if each is FILES else Candidate(before + each.word) for each in self._values(option)]
+            if found and (last.startswith("--") or found != [FILES]):
+                return found
+        short = [Candidate(f"-{each.short}", each.help) for each in self._options() if each.short]
+        return [Candidate(f"--{each.long}", each.help) for each in self._options()] + short
 
-    def _server(self, option: Option, value: str) -> None:
-        if option in COMMON and option.key == "host":
-            self.session = lambda: Session("/nonexistent")
-        elif option in COMMON and option.key in ("socket", "port"):
-            self.session = lambda: Session(**{option.key: value})
+    def _words(self) -> list[Candidate]:
+        """Words that are no options and no values of options."""
+        command = self.command
+        if command is None:
+            return _commands(self.typed)
+        if command.tail and self.words:
+            return [FILES]
+        if command.most is not None and len(self.words) >= command.most:
+            return []
+        if self.words and "NAME" in command.usage:
+            return []  # one name, and then its value
+        if command.run == "completion:script":
+            return [Candidate(shell) for shell in SCRIPTS]
+        return _commands(self.words) if command.completes == "commands" else self._names(command.completes)
+
+    def _values(self, option: Option) -> list[Candidate]:
+        if option.completes == "files":
+            return [FILES]
+        return [Candidate(each) for each in option.choices] or self._names(option.completes)
+
+    def _names(self, kind: str) -> list[Candidate]:
+        """The names of that kind that there are now and can be shown; none where papad does not answer."""
+        if not kind or self.session is None:
+            return []
+        try:
+            found = self.session().client().describe(kind)
+        except (CannotConnect, Error, Usage):
+            return []
+        return [Candidate(each["name"]) for each in found if each["name"].isprintable()]
+
+    def _option(self, word: str) -> tuple[Option | None, str | None]:
+        """The option that ends this word and takes a value, if one does; its value, None where that is the next word."""
+        options = self._options()
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found = [each for each in options if each.long == name] or [
+                each for each in options if name and each.long.startswith(name)
+            ]
+            return (found[0], value if equals else None) if found and found[0].metavar else (None, None)
+        for at, letter in enumerate(word[1:], 2):
+            option = next((each for each in options if each.short == letter), None)
+            if option is not None and option.metavar:
+                return option, word[at:] or None
+        return None, None
 
     def _options(self) -> tuple[Option, ...]:
         return (*(self.command.options if self.command else ()), *COMMON)
 
+    def _server(self, option: Option, value: str) -> None:
+        if option not in COMMON:
+            return
+        if option.key == "host":
+            self.session = None
+        elif option.key in ("socket", "port"):
+            self.session = lambda: _Brief(**{option.key: os.path.expanduser(value)})
 
-def _is(word: str, option: Option) -> bool:
-    return word == f"--{option.long}" or (word[1:2] != "-" and bool(option.short) and word.endswith(option.short))
 
-
-def _live(kind: str, session: Callable[[], Session], words: list[str] | None = None) -> list[str]:
-    """The names of that kind that there are now; none where papad does not answer."""
-    if kind == "files":
-        return [FILES]
-    if kind == "commands":
-        depth = len(words or [])
-        return [each.words[depth] for each in COMMANDS if len(each.words) > depth and not each.hidden]
-    if not kind:
-        return []
-    try:
-        return [each["name"] for each in session().client().describe(kind)]
-    except (CannotConnect, Error, Usage):
-        return []
+def _commands(typed: list[str]) -> list[Candidate]:
+    """The commands, or the second words of those that begin like this."""
+    shown = [each for each in COMMANDS if not each.hidden]
+    if typed:
+        group = [each for each in shown if len(each.words) > 1 and each.words[0].startswith(typed[0])]
+        return [Candidate(each.words[1], each.summary) for each in group] if len(typed) == 1 else []
+    found: dict[str, list[str]] = {}
+    for each in shown:
+        found.setdefault(each.words[0], []).append(each.summary if len(each.words) == 1 else each.words[1])
+    return [Candidate(first, ", ".join(parts)) for first, parts in found.items()]

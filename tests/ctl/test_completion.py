@@ -1,26 +1,19 @@
-"""Completion: what is offered, and the real bash with it."""
+"""Completion: what is offered, and as each shell wants it. In the shells themselves: tests/system/test_completion.py."""
 
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from papad.ctl.declared import COMMANDS, COMMON
 from tests.ctl.support import COMMAND, Papactl, environment, papactl
-from tests.unit.support import REPOSITORY
-
-FILES = {"bash": "papactl.bash", "zsh": "_papactl", "fish": "papactl.fish"}
-
-
-@pytest.mark.parametrize("shell", FILES)
-def test_the_files_are_what_papactl_prints(shell: str) -> None:
-    assert (REPOSITORY / "completions" / FILES[shell]).read_text() == papactl("completion", shell).out
 
 
 def offered(ctl: Papactl, *words: str) -> list[str]:
-    return ctl.out("complete-words", "--", *words).splitlines()
+    """What fish gets, without the descriptions. It chooses itself what begins like the last word."""
+    lines = [line.partition("\t")[0] for line in ctl.out("complete-words", "--", "fish", *words).splitlines()]
+    return [word for word in lines if word.startswith(words[-1])]
 
 
 def test_words_options_and_values(ctl: Papactl) -> None:
@@ -28,14 +21,36 @@ def test_words_options_and_values(ctl: Papactl) -> None:
     assert offered(ctl, "re") == ["remove"]
     assert offered(ctl, "list", "") == ["processes", "sockets", "values"]
     assert offered(ctl, "--json", "l", "s") == ["sockets"]
-    assert offered(ctl, "output", "-o", "s") == ["short", "short-iso", "short-precise"]
+    assert offered(ctl, "output", "-o", "short-i") == ["short-iso", "short-iso-precise"]
+    assert offered(ctl, "output", "-oshort-i") == ["-oshort-iso", "-oshort-iso-precise"]
+    assert offered(ctl, "output", "--out=short-i") == ["--out=short-iso", "--out=short-iso-precise"]
+    assert offered(ctl, "output", "--since=") == offered(ctl, "output", "--since", "") == []
     assert offered(ctl, "output", "--st") == ["--stream"]
     assert offered(ctl, "make", "socket", "x", "--type", "d") == ["dgram"]
-    assert offered(ctl, "--socket", "") == ["<files>"]
-    assert offered(ctl, "make", "process", "x", "/bin/e") == ["<files>"]
-    assert offered(ctl, "nonsense", "") == []
+    assert offered(ctl, "help", "make", "") == ["process", "socket"]
+    assert offered(ctl, "completion", "") == ["bash", "fish", "zsh"]
+    assert offered(ctl, "nonsense", "") == offered(ctl, "s", "") == []
     common = {f"--{option.long}" for option in COMMON}
     assert common == {*offered(ctl, "status", "--")}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--socket ",
+        "--socket=",
+        "make process x /bin/e",
+        "make process x uid=0 /bin/e",
+        "make process x -- -",
+        "make process x -d ",
+        "make socket x --path /",
+    ],
+)
+def test_files_are_left_to_the_shell(line: str) -> None:
+    files = (0, "\tfiles\n", "")
+    assert papactl("complete-words", "--", "bash", f"papactl {line}", line.split(" ")[-1]) == files
+    for shell in ("fish", "zsh"):
+        assert papactl("complete-words", "--", shell, *line.split(" ")) == files
 
 
 def test_live_names(ctl: Papactl) -> None:
@@ -43,26 +58,74 @@ def test_live_names(ctl: Papactl) -> None:
     ctl.out("make", "process", "web.1", "/bin/true")
     ctl.out("set", "release", "1")
     assert offered(ctl, "output", "-f", "") == ["web.1"]
+    assert offered(ctl, "output", "-n", "") == offered(ctl, "output", "-n", "5", "") == ["web.1"]
     assert offered(ctl, "remove", "sockets", "w") == ["web"]
     assert offered(ctl, "get", "") == ["release"]
+    assert offered(ctl, "get", "release", "") == offered(ctl, "set", "release", "") == []
+    assert offered(ctl, "list", "values", "x", "") == offered(ctl, "set", "") == ["release"]
     assert offered(ctl, "make", "process", "x", "--listen", "") == ["web"]
-    assert papactl("complete-words", "--", "get", "", PAPAD_SOCKET="/nonexistent") == (0, "", "")
+    assert offered(ctl, "make", "process", "x", "--listen=") == ["--listen=web"]
     assert offered(ctl, "--socket", "/nonexistent", "get", "") == []
-    words = ("--socket", ctl.daemon.path, "get", "")
-    assert papactl("complete-words", "--", *words, PAPAD_SOCKET="/nonexistent").out == "release\n"
+    assert offered(ctl, "-H", "elsewhere", "get", "") == []
+    nowhere = {"PAPAD_SOCKET": "/nonexistent"}
+    assert papactl("complete-words", "--", "fish", "get", "", **nowhere) == (0, "", "")
+    for given in (["--socket", ctl.daemon.path], [f"--socket={ctl.daemon.path}"]):
+        assert papactl("complete-words", "--", "fish", *given, "get", "", **nowhere).out == "release\t\n"
 
 
-def test_in_a_real_bash(ctl: Papactl, tmp_path: Path) -> None:
+def test_a_name_that_cannot_be_shown_is_not_offered(ctl: Papactl) -> None:
+    ctl.out("set", "a\tb", "1")
+    ctl.out("set", "a\x1b[2Jb", "1")
+    assert offered(ctl, "get", "") == []
+
+
+def test_descriptions_where_the_shell_shows_them(ctl: Papactl) -> None:
+    ctl.out("set", "a:b", "1")
+    assert "get\tPrint a named value\n" in ctl.out("complete-words", "--", "fish", "")
+    assert "get:Print a named value\n" in ctl.out("complete-words", "--", "zsh", "")
+    assert "list:sockets, processes, values\n" in ctl.out("complete-words", "--", "zsh", "")
+    assert ctl.out("complete-words", "--", "zsh", "get", "") == "a\\:b\n"
+
+
+# Typed so far; how much of its end bash replaces; by what.
+BASH = (
+    ("get ", "", r"a:\ \$\'\"\!"),
+    ("get a", "a", r"a:\ \$\'\"\!"),
+    ("get a:", "", r"\ \$\'\"\!"),
+    (r"get a:\ ", r"\ ", r"\ \$\'\"\!"),
+    ("get 'a: ", " ", r""" $'\''"!"""),
+    ('get "a: ', " ", ' \\$\'\\""\\!"'),
+    ("get b", "b", ""),
+)
+
+
+@pytest.mark.parametrize(("line", "typed", "replacement"), BASH)
+def test_bash_gets_what_it_is_to_put_in_place(ctl: Papactl, line: str, typed: str, replacement: str) -> None:
+    ctl.out("set", "a: $'\"!", "1")
+    assert ctl.out("complete-words", "--", "bash", f"papactl {line}", typed).rstrip("\n") == replacement
+
+
+def test_a_shell_that_is_not_known_gets_nothing() -> None:
+    for words in ((), ("tcsh", "l"), ("li",)):
+        assert papactl("complete-words", "--", *words) == (0, "", "")
+
+
+def test_no_words_at_all_begin_with_everything() -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "status" in papactl("complete-words", "--", shell).out
+
+
+def test_what_is_printed_works_in_a_real_bash(ctl: Papactl) -> None:
     ctl.out("make", "process", "web.1", "/bin/true")
     script = f"""
         papactl() {{ {COMMAND[0]} -c '{COMMAND[2]}' "$@"; }}
-        source {REPOSITORY}/completions/papactl.bash
-        try() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _papactl; echo "${{COMPREPLY[*]}}"; }}
-        try papactl li
-        try papactl output w
-        try papactl --socket {REPOSITORY}/pyproject.t
+        source <(papactl completion bash)
+        try() {{ COMP_LINE=$1; COMP_POINT=${{#1}}; COMPREPLY=(); _papactl papactl "$2"; echo "${{COMPREPLY[*]}}"; }}
+        try "papactl li" li
+        try "papactl output w" w
+        try "papactl output --output=js" js
     """
     done = subprocess.run(
         ["bash", "-c", script], env=environment(**ctl.env), capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == ["list", "web.1", f"{REPOSITORY}/pyproject.toml"]
+    assert done.stdout.splitlines() == ["list", "web.1", "json"]
