@@ -1,4 +1,4 @@
-"""Lines that go to the journal too, and sockets passed as systemd does."""
+"""Lines that go to the journal too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from tests.system.machine import wait_until
-from tests.system.papad import TOOLS, Papad
+from tests.system.papad import Papad
 
 LINES = 2000
 WRITER = f"""import os, time
@@ -91,55 +91,3 @@ def test_nothing_captured_is_nothing_to_forward(papad: Papad) -> None:
     assert papad.ask("make process x journal=1 bufsize=0 /bin/true").startswith(
         "Error: journal=1 forwards what is captured"
     )
-
-
-ACTIVATED = """import os, select, signal, socket
-assert os.environ["LISTEN_PID"] == str(os.getpid()) and os.environ["LISTEN_FDS"] == "1"
-listener = socket.socket(fileno=3)
-listener.setblocking(False)
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-while signal.SIGTERM not in signal.sigpending():  # between two connections, not within one
-    if select.select([listener], [], [], 0.02)[0]:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            continue
-        with connection:
-            connection.recv(100)
-            connection.sendall(b"%d" % os.getpid())
-"""
-
-
-def test_a_socket_activated_program_is_replaced_under_load(papad: Papad) -> None:
-    """Three generations of a program made for LISTEN_FDS; no connection is refused or lost as each takes over."""
-    papad.machine.write("/run/activated.py", ACTIVATED)
-    port = papad.ask("make socket web backlog=128").partition("port=")[2].split()[0]
-    old = ""
-    pids = set()
-    with papad.machine.running("/usr/bin/python3", f"{TOOLS}/load.py", port, "200") as load:
-        for generation in range(3):
-            line = papad.ask(f"make process web.{generation} listen=web /usr/bin/python3 /run/activated.py")
-            new = line.partition("pid=")[2].split()[0]
-            pids.add(new)
-            if old:
-                papad.machine.run("kill", old)
-                ended = f"list processes web.{generation - 1}"
-                wait_until(lambda ended=ended: "running=False" in papad.ask(ended), "the older has ended")
-            else:
-                assert load.stdout is not None
-                assert load.stdout.readline() == "started\n"
-            old = new
-            wait_until(lambda new=new: answer(papad, port) == new, "the newer serves")
-        assert load.stdin is not None
-        load.stdin.close()
-        assert load.stdout is not None
-        report = json.loads(load.stdout.read())
-    assert report["failures"] == []
-    assert set(report["answers"]) == pids
-    assert report["count"] > 50
-
-
-def answer(papad: Papad, port: str) -> str:
-    """Who serves a connection."""
-    script = f"import socket; c = socket.create_connection(('127.0.0.1', {port}), 20); c.sendall(b'x'); print(c.recv(100).decode())"
-    return papad.machine.out("/usr/bin/python3", "-c", script)
