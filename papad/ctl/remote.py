@@ -22,8 +22,6 @@ from papad.ctl.render import safe
 from papad.errors import Error
 from papad.wire import WELCOME
 
-_MANY_LINES = ("export", "json-pretty")  # formats whose entries have several lines
-
 
 def bridge(call: Call, session: Session) -> int:
     """Connect standard input and output to papad, until papad ends the connection."""
@@ -60,7 +58,7 @@ def on_each(argv: list[str], call: Call) -> int:
     sessions = [Session(call.text("socket"), call.text("port"), host, label=f"{host}: ") for host in call.texts("host")]
     if call.command.words == ("output",) and not call.flag("follow"):
         return _merged(call, sessions)
-    if call.command.words == ("shell",) or call.text("output") in _MANY_LINES:
+    if call.command.words == ("shell",) or call.text("output") == "export":
         raise Usage(f"{call.command.name} like this is for one host only")
     watching = call.command.words == ("watch",) or call.flag("watch") or ("watch", "1") in call.pairs
     return _separate(call.texts("host"), argv, call, live=watching or call.flag("follow"))

@@ -1,4 +1,4 @@
-"""Programs made for socket activation run unchanged on papad's sockets: gunicorn, and one in C."""
+"""A program in C made for socket activation runs unchanged on one of papad's sockets. tests/system/test_listen.py has more."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from pathlib import Path
 import pytest
 
 from papad import Papa
-from tests.original.venv import cached_venv
 from tests.unit.support import Daemon, wait_until
-
-APPLICATION = """import os
-def application(environ, start_response):
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return [b"%d" % os.getppid()]
-"""
 
 C_PROGRAM = r"""
 #include <stdio.h>
@@ -49,26 +42,6 @@ def get(port: int) -> int:
     """The pid of who serves."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
         return int(answer.read())
-
-
-def test_gunicorn_serves_and_is_replaced_without_a_refusal(papad: Daemon, tmp_path: Path) -> None:
-    venv = cached_venv("gunicorn-23", ["gunicorn==23.0.0"])
-    (tmp_path / "app.py").write_text(APPLICATION)
-    command = ("-m", "gunicorn", "--workers", "1", "--pythonpath", str(tmp_path), "app:application")
-    with Papa(papad.path) as p:
-        port = p.make_socket("web", backlog=128)["port"]
-        old = p.make_process("web.1", str(venv / "bin/python"), command, listen=["web"])["pid"]
-        assert get(port) == old
-        new = p.make_process("web.2", str(venv / "bin/python"), command, listen=["web"])["pid"]
-        wait_until(lambda: get(port) == new, "the newer serves, too")
-        subprocess.run(["kill", "-TERM", str(old)], check=True)  # gunicorn finishes what it has begun
-        answers = []
-        while p.list_processes("web.1")["web.1"]["running"]:
-            answers.append(get(port))
-        answers += [get(port) for _ in range(20)]
-        assert set(answers[-20:]) == {new}
-        subprocess.run(["kill", "-TERM", str(new)], check=True)
-        wait_until(lambda: not p.list_processes("web.2")["web.2"]["running"], "it has ended")
 
 
 def test_a_program_in_c_serves(papad: Daemon, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 NAME = "original-1.0.6"
@@ -33,23 +32,18 @@ def cache_folder() -> Path:
 
 
 def original_venv() -> Path:
-    """The environment of papa and circus."""
-    return cached_venv(NAME, PACKAGES)
-
-
-def cached_venv(name: str, packages: Sequence[str]) -> Path:
-    """An environment's folder. Scripts in its bin name the folder it was built in, so run modules with bin/python."""
+    """The environment's folder. Scripts in its bin name the folder it was built in, so run modules with bin/python."""
     cache = cache_folder()
-    ready = cache / name
-    with open(cache / f"{name}.lock", "w") as lock:
+    ready = cache / NAME
+    with open(cache / f"{NAME}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (ready / "bin" / "python").exists():
-            building = cache / f"{name}.tmp"
+            building = cache / f"{NAME}.tmp"
             shutil.rmtree(building, ignore_errors=True)
             shutil.rmtree(ready, ignore_errors=True)
             base = SYSTEM_PYTHON if os.path.exists(SYSTEM_PYTHON) else sys.executable
             subprocess.run([base, "-m", "venv", str(building)], check=True, timeout=120)
-            pip = [str(building / "bin" / "python"), "-m", "pip", "install", "--quiet", *packages]
+            pip = [str(building / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES]
             subprocess.run(pip, check=True, timeout=300)
             building.rename(ready)
     return ready
