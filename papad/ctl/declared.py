@@ -303,7 +303,7 @@ COMMANDS = (
     Command(
         ("complete-words",),
         "completion:candidates",
-        "complete-words -- WORD...",
+        "complete-words -- SHELL WORD...",
         "What completion asks",
         most=None,
         hidden=True,
