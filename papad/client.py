@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -27,7 +28,23 @@ Address = str | int | Callable[[], socket.socket]
 """A Unix socket's path; a port of 127.0.0.1; or a function that gives a connected stream socket, each time it is called."""
 
 
-class Client:
+class Closing(ABC):
+    """A context manager that is closed at its end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what it holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Client(Closing):
     """One connection to a papad. A context manager; not for several threads at once."""
 
     def __init__(self, address: Address = DEFAULT_PORT, timeout: float | None = 10.0) -> None:
@@ -46,14 +63,6 @@ class Client:
             if type(error) is Error:  # what papad says instead of its welcome
                 raise Refused(str(error)) from None
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the connection. What a watch delivered and nobody acknowledged will be delivered again."""

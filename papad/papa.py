@@ -6,11 +6,10 @@ import os
 import socket
 import time
 from collections.abc import Callable, Generator
-from types import TracebackType
-from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar, Unpack, cast
 
 from papad import requests
-from papad.client import RETRY_DELAY, Client, connect, find, read
+from papad.client import RETRY_DELAY, Client, Closing, connect, find, read
 from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
 from papad.incoming import Frame
 from papad.requests import Reading, Request, Selection, Text
@@ -31,7 +30,7 @@ def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concat
     return requests.as_method(method, request, name)
 
 
-class Papa:
+class Papa(Closing):
     """The way to a papad, wherever it is: connects, starts it if need be, and connects again when it was restarted.
 
     A context manager; not for several threads at once. Every method raises Error with what papad says.
@@ -65,14 +64,6 @@ class Papa:
         self._locate(given or find())
         anywhere = not given and not os.environ.get("PAPAD_SOCKET")
         self.connection = self._first_connection(anywhere) if autostart and not self.spawned else self.another()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the connection. The next command makes a new one."""

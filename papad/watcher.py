@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 from papad import requests
-from papad.client import Client
+from papad.client import Client, Closing
 from papad.errors import ConnectionLost, Error, TimedOut
 from papad.incoming import Batch, Handed, ProcessOutput
 
@@ -62,7 +61,7 @@ class Watched:
         return [each for each in self._patterns if requests.text(each).endswith("*") or requests.text(each) in known]
 
 
-class Watcher:
+class Watcher(Closing):
     """A watch, as Papa.watch_processes gives it. A context manager; select() tells when there is something to read."""
 
     def __init__(self, papa_object: Source, patterns: tuple[object, ...] = ()) -> None:
@@ -70,14 +69,6 @@ class Watcher:
         assert papa_object.connection is not None
         self.connection: Client | None = papa_object.connection
         self._watched = Watched(patterns)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __bool__(self) -> bool:
         return self.connection is not None

@@ -13,7 +13,7 @@ from papad import papa as blocking
 from papad import requests
 from papad.aio.connection import Connection
 from papad.aio.watcher import Watcher
-from papad.client import Client
+from papad.client import RETRY_DELAY, Client
 from papad.errors import ConnectionLost, TimedOut
 from papad.incoming import Frame
 from papad.requests import Reading, Request, Selection, Text
@@ -22,7 +22,6 @@ T = TypeVar("T")
 P = ParamSpec("P")
 _Later = Coroutine[Any, Any, T]
 C = TypeVar("C", Client, blocking.Papa)
-_RETRY_DELAY = 0.05  # seconds
 
 
 def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concatenate[Papa, P], _Later[T]]:
@@ -168,7 +167,7 @@ class Papa:
             except TimedOut:
                 raise
             except ConnectionLost:
-                await asyncio.sleep(_RETRY_DELAY)
+                await asyncio.sleep(RETRY_DELAY)
             finally:
                 connection.close()
 

@@ -41,8 +41,8 @@ _OPTIONS = {
     **dict.fromkeys(("environment", "setenv", "e"), "env"),
     **dict.fromkeys(("address", "bind", "ip"), "host"),
     **dict.fromkeys(("limit", "ulimit"), "rlimit"),
-    **dict.fromkeys(("tail", "n"), "lines"),
-    **dict.fromkeys(("format",), "output"),
+    "tail": "lines",
+    "format": "output",
 }
 _OF_JOURNALCTL = {
     **dict.fromkeys(("u", "unit", "t", "identifier"), "Processes are named without an option: papactl output NAME"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -77,8 +78,6 @@ def set_value(call: Call, session: Session) -> int:
             f"Did you mean: papactl set {assigned} {rest}" if equals else f"To clear it: papactl remove values {name}",
         )
     if value == ["-"]:
-        import sys
-
         value = [sys.stdin.read().removesuffix("\n")]
     session.client().command("set", name, *value)
     return 0
@@ -230,7 +229,6 @@ def _print(call: Call, text: str) -> int:
 
 def _print_json(items: list[dict[str, Any]]) -> int:
     import json
-    import sys
 
     for item in items:
         sys.stdout.write(json.dumps(item) + "\n")
