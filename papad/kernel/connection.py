@@ -28,6 +28,7 @@ log = logging.getLogger("papad")
 
 _LINES_A_TURN = 1000  # then the other connections get theirs
 _FLUSH_SIZE = 256 * 1024
+_QUIET = 0.1  # seconds without a word from a client, when papad ends: it is not in the middle of asking
 _EMPTY_BATCH_AFTER = 2.0  # seconds; the original client's `ready` makes its owner block in `read` until then
 _RESOURCES = {
     errno.EMFILE,
@@ -77,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._delivered = False  # a batch waits for its acknowledgement
         self._idle: asyncio.TimerHandle | None = None
         self._reading: Reading | None = None
+        self._ending: asyncio.TimerHandle | None = None  # papad ends; so do we when nothing has come for a while
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -85,6 +87,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._lines.extend(self._reader.feed(data))
+        if self._ending is not None:
+            self.end_when_quiet()
         self._proceed()
 
     def eof_received(self) -> bool:
@@ -103,9 +107,24 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lines.clear()
+        if self._ending is not None:
+            self._ending.cancel()
         self._end_watch()
         self._end_reading()
         self._server.left(self)
+
+    def end_when_quiet(self) -> None:
+        """papad ends. Close after _QUIET seconds in which the client has said nothing, was owed nothing, and got no new batch."""
+        if self._ending is not None:
+            self._ending.cancel()
+        self._ending = asyncio.get_running_loop().call_later(_QUIET, self._end_if_quiet)
+
+    def _end_if_quiet(self) -> None:
+        at_work = self._busy and self._watch is None
+        if self._lines or at_work:
+            self.end_when_quiet()
+        else:
+            self._transport.close()
 
     def abort(self) -> None:
         """Drop the connection at once."""
@@ -294,7 +313,7 @@ class Connection(asyncio.Protocol):
 
     def _deliver(self, watch: Watch, *, even_empty: bool = False) -> None:
         """Send what there is, if this is still the watch and its last batch was acknowledged."""
-        if self._watch is not watch or self._delivered or self._transport.is_closing():
+        if self._watch is not watch or self._delivered or self._transport.is_closing() or self._ending is not None:
             return
         if not len(watch):
             self._write(self._watched(wire.NOTHING_LEFT))

@@ -94,6 +94,8 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
         log.warning("no service manager: nothing that papad holds would survive a crash or a restart of it")
     left_idle = await server.stopped
     service.notify("STOPPING=1")
+    log.info("leaving, with %s", kernel.status)
+    await server.drain()
     for listener in listeners if not service.control else []:
         if listener.family == socket.AF_UNIX:
             with suppress(OSError):

@@ -18,6 +18,7 @@ log = logging.getLogger("papad")
 
 MAX_CONNECTIONS = 1000
 _REFUSED_LINGER = 1.0  # seconds for a refused client to read why
+_DRAIN = 0.5  # seconds, when papad ends, for conversations to come to a pause
 
 
 class Server:
@@ -32,6 +33,7 @@ class Server:
         self.exit_when_idle = False
         self.stopped: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Done when papad is to leave: True by exit-if-idle, False by a signal."""
+        self._drained: asyncio.Future[None] | None = None  # while papad leaves; done when no connection is left
         self.on_change: Callable[[], None] = lambda: None
 
     def listen(self, listener: socket.socket) -> None:
@@ -39,6 +41,20 @@ class Server:
         listener.setblocking(False)
         self._listeners.append(listener)
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    async def drain(self) -> None:
+        """Accept no more, answer what is being asked, and end each connection once it is quiet, or in _DRAIN seconds.
+
+        Who connects meanwhile waits for the next papad, where a service manager holds the listening sockets.
+        """
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            loop.remove_reader(listener)
+        for connection in self.connections:
+            connection.end_when_quiet()
+        self._drained = loop.create_future()
+        if self.connections:
+            await asyncio.wait([self._drained], timeout=_DRAIN)
 
     def close(self) -> None:
         """Listen no more, and drop all connections."""
@@ -57,6 +73,8 @@ class Server:
     def left(self, connection: Connection) -> None:
         """A connection is gone."""
         self.connections.discard(connection)
+        if self._drained is not None and not self.connections and not self._drained.done():
+            self._drained.set_result(None)
         if self.exit_when_idle and not self.connections and self.kernel.idle and not self.stopped.done():
             self.stopped.set_result(True)
 
@@ -87,7 +105,7 @@ class Server:
                 self.run(self._serve(connection, sock))
 
     def _accept_again(self, listener: socket.socket) -> None:
-        if listener in self._listeners and listener.fileno() >= 0:
+        if listener in self._listeners and listener.fileno() >= 0 and self._drained is None:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     async def _serve(self, connection: Connection, sock: socket.socket) -> None:
