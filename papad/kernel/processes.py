@@ -23,7 +23,7 @@ from papad.kernel.launch import Spec
 from papad.kernel.ring import STREAMS, Ring
 from papad.kernel.sockets import Sockets
 from papad.kernel.spawner import Spawner
-from papad.kernel.vault import Entry, Vault
+from papad.kernel.vault import Entry, Vault, rebuilt
 
 log = logging.getLogger("papad")
 
@@ -123,7 +123,7 @@ class Processes:
 
     def _take_back(self, id: int, entry: Entry) -> None:
         fields, fds = entry.fields, entry.fds
-        spec = Spec(**fields["spec"])
+        spec = rebuilt(Spec, fields["spec"])
         ring = Ring(fds["ring"], journal=spec.journal) if "ring" in fds else None
         process = Process(id, fields["name"], spec, ring)
         process.pipes = {stream: fds[name] for stream, name in enumerate(STREAMS) if name in fds}

@@ -16,7 +16,7 @@ from typing import Any
 from papad.errors import Error
 from papad.kernel import grammar
 from papad.kernel.service import Service, socket_entry
-from papad.kernel.vault import Vault
+from papad.kernel.vault import Vault, rebuilt
 
 log = logging.getLogger("papad")
 
@@ -87,7 +87,7 @@ class Sockets:
             if key.startswith(_KEY):
                 name = key[len(_KEY) :]
                 try:
-                    spec, fileno = Spec(**entry.fields["spec"]), int(entry.fields["fileno"])
+                    spec, fileno = rebuilt(Spec, entry.fields["spec"]), int(entry.fields["fileno"])
                     node = entry.fields["node"]
                     sock = service.take_socket(socket_entry(fileno, name))
                 except (KeyError, TypeError, ValueError, OSError) as error:

@@ -15,13 +15,17 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from papad.errors import Error
 from papad.kernel import parcel
 from papad.kernel.service import Service
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 log = logging.getLogger("papad")
 
 VERSION = 1
@@ -191,6 +195,14 @@ class Vault:
             if name in entry.fds:
                 os.close(entry.fds[name])
             entry.fds[name] = fd
+
+
+def rebuilt(kind: type[T], recorded: Mapping[str, Any]) -> T:
+    """An instance of a dataclass from its recorded fields. Raises TypeError where one that it needs is missing.
+
+    Fields that a later version has added are left out; the entry keeps them, so that they are there again after an upgrade.
+    """
+    return kind(**{each.name: recorded[each.name] for each in fields(kind) if each.name in recorded})
 
 
 def _number(name: str) -> int:

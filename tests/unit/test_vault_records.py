@@ -6,11 +6,13 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 import pytest
 
 from papad.kernel import parcel
-from papad.kernel.vault import Vault
+from papad.kernel.launch import Spec
+from papad.kernel.vault import Vault, rebuilt
 from tests.unit.homes import VaultHome as Home
 from tests.unit.support import Store, no_new_fds
 
@@ -116,3 +118,17 @@ def test_a_damaged_record_is_dropped_alone(read_log: Callable[..., Vault], damag
 def test_a_damaged_record_with_descriptors_leaves_none_open(read_log: Callable[..., Vault]) -> None:
     entries = read_log([b"{", b'{"v":1,"k":"x","set":{},"fds":["a"]}'], {0: 2, 1: 3}).entries
     assert [entry for entry in entries.values() if entry.fds] == []
+
+
+def test_a_field_of_a_later_version_is_left_out_here_and_kept_for_it(home: Home) -> None:
+    """So one may go a version back, and forth again."""
+    later = asdict(Spec(["/bin/cat"], {}, {})) | {"note": "hello"}
+    home.write("process:1", {"name": "web", "spec": later})
+    home.restart()
+    recorded = home.vault.entries["process:1"].fields["spec"]
+    assert rebuilt(Spec, recorded) == Spec(["/bin/cat"], {}, {})
+    home.vault.write("process:1", {"pid": 7})
+    home.restart()
+    assert home.vault.entries["process:1"].fields["spec"] == later
+    with pytest.raises(TypeError):
+        rebuilt(Spec, {"args": ["/bin/cat"]})
