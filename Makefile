@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run chaos demo docs test check install uninstall clean
+.PHONY: help setup setup-dev run chaos demo docs test check install uninstall deb dist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,10 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PIP) install --no-build-isolation --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.ready-release: $(VENV)/.ready
+	$(PIP) install --no-build-isolation --editable '.[release]'
+	@touch $@
+
 run: setup  ## run papad in the foreground; ARGS= are its options
 	@scripts/how-to-talk $(RUN_ARGS)
 	@exec $(BIN)/papad $(RUN_ARGS)
@@ -44,6 +48,7 @@ check: setup-dev  ## ruff, strict mypy, and the layer test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/docs --check
+	$(BIN)/python scripts/version --check
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py
 
 chaos: setup-dev  ## kill papad at random for SECONDS= (60), with SEED=, on a booted systemd
@@ -64,6 +69,13 @@ install:  ## put papad in place, or a newer one; honours DESTDIR=
 
 uninstall:  ## remove what `install` put in place; honours DESTDIR=
 	@scripts/uninstall '$(DESTDIR)'
+
+deb:  ## build the Debian packages into dist/, or with REVISION= those of an earlier commit
+	@scripts/packages deb
+	@scripts/deb $(REVISION)
+
+dist: $(VENV)/.ready-release  ## build sdist and wheel into dist/, and check them as PyPI would
+	@scripts/dist $(BIN)/python
 
 clean:  ## remove what the other targets made in the checkout
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

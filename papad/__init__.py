@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from papad.requests import STDOUT as STDOUT
     from papad.watcher import Watcher as Watcher
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _FROM = {
     "client": "Client",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from papad import __version__
 from tests.ctl.support import Papactl, interrupted, line_of, papactl
 from tests.unit.support import Daemon
 
@@ -159,7 +160,7 @@ def test_status_is_one_screen_about_everything(ctl: Papactl, papad: Daemon) -> N
     ctl.runs("p.fails", "printf 12345; exit 3")
     ctl.runs("p.dies", "kill -9 $$")
     lines = ctl.out("status").splitlines()
-    assert lines[0] == f"● papad 0.1.0 at {papad.path} ($PAPAD_SOCKET)"
+    assert lines[0] == f"● papad {__version__} at {papad.path} ($PAPAD_SOCKET)"
     assert f"    pid {papad.popen.pid}, nursery {papad.nursery()}; up " in lines[1]
     assert lines[2] == "    1 socket, 3 processes (1 running), 0 values, 1 connection"
     rows = {line.split()[0]: line for line in lines[5:] if line}
