@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from papad.client import DEFAULT_PORT, Client
@@ -26,6 +27,8 @@ _STRANGERS = (
     "RUNTIME_DIRECTORY",
 )
 """Variables by which a service manager speaks to the process that calls us, and not to papad."""
+_NEEDED = ("systemd", "pyroute2")
+"""Modules that the daemon needs and the client library does not, which therefore may be installed without them."""
 _UNIX = "/run/papad/papad.sock"
 _DELAY = 0.02  # seconds between two looks
 _TRIES = 3
@@ -74,6 +77,11 @@ def _by_systemd(address: str | int, deadline: float) -> bool:
 
 def _by_hand(address: str | int, deadline: float) -> None:
     """Start papad itself, detached, unless somebody else does so at the same time."""
+    missing = [module for module in _NEEDED if getattr(find_spec(module), "origin", None) is None]
+    if missing:
+        raise Error(
+            f"papad cannot be started here: it needs Python's {' and '.join(missing)}; on Debian, apt-get install papad"
+        )
     with _alone(address, deadline):
         if _answers(address):
             return

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.system import packages
 from tests.system import papad as installed
 from tests.system.machine import Machine, wait_until, why_not
-from tests.system.papad import USER, Papad
+from tests.system.packages import Built
+from tests.system.papad import USER, Papad, furnish
 from tests.system.trees import selected_releases, tree
 
 SKIPPED = pytest.StashKey[str]()
@@ -34,6 +36,29 @@ def machine(request: pytest.FixtureRequest, bootable: None) -> Iterator[Machine]
     with Machine(tree(request.param), request.param) as machine:
         installed.install(machine)
         yield machine
+
+
+@pytest.fixture(scope="session")
+def built(machine: Machine) -> Built:
+    """The Debian packages, built offline in a machine that has what they need."""
+    return Built(machine.name, packages.build(machine, "now"), packages.build(machine, "next", packages.next_version))
+
+
+@pytest.fixture
+def fresh(built: Built) -> Iterator[Machine]:
+    """A booted Debian that has never seen papad, with the packages in two folders."""
+    with Machine(tree(built.release, "fresh"), f"{built.release}-fresh") as fresh:
+        packages.put(fresh, built.now, packages.NOW)
+        packages.put(fresh, built.next, packages.NEXT)
+        yield fresh
+
+
+@pytest.fixture
+def packaged(fresh: Machine) -> Papad:
+    """papad, installed from its packages on a fresh Debian."""
+    packages.install(fresh, packages.NOW)
+    furnish(fresh)
+    return Papad(fresh)
 
 
 @pytest.fixture

@@ -21,11 +21,22 @@ MEMBER, STRANGER, USER = "alice", "mallory", "bob"
 
 def install(machine: Machine) -> None:
     """`make install` from a copy of this checkout, as an administrator would; and the users of the tests."""
-    source = machine.root("/root/papad")
-    ignore = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "tests")
-    shutil.copytree(CHECKOUT, source, ignore=ignore)
-    shutil.copytree(HERE / "inside", machine.root(TOOLS))
+    copy_checkout(machine.root("/root/papad"))
     machine.run("make", "-C", "/root/papad", "install", seconds=120)
+    furnish(machine)
+
+
+def copy_checkout(target: Path) -> None:
+    """This checkout's files, without what git ignores, and without git."""
+    ignore = shutil.ignore_patterns(
+        ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "build", "dist"
+    )
+    shutil.copytree(CHECKOUT, target, ignore=ignore, symlinks=True)
+
+
+def furnish(machine: Machine) -> None:
+    """What the tests use in a machine where papad is installed: scripts and users."""
+    shutil.copytree(HERE / "inside", machine.root(TOOLS))
     for user in (MEMBER, STRANGER, USER):
         machine.run("useradd", "--create-home", user)
     machine.run("usermod", "--append", "--groups=papad", MEMBER)

@@ -1,4 +1,4 @@
-"""Debian trees to boot: made once with debootstrap, kept in a cache, never written to afterwards."""
+"""Debian trees to boot: made once with debootstrap and apt, kept in a cache, never written to afterwards."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 CACHE = Path(os.environ.get("PAPAD_TEST_CACHE", "/var/cache/papad-test"))
 RELEASES = ("trixie", "bookworm")
-PACKAGES = (
-    "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,"
-    "python3,python3-systemd,python3-pyroute2,python3-pip,python3-setuptools,python3-venv,"
-    "make,strace,procps,iproute2,"
-    # what papad is used with and from: other machines, shells, programs that take sockets
-    "openssh-server,openssh-client,bash-completion,zsh,fish,less,nginx-light,gunicorn,python3-uvicorn"
-)
+BASE = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd"
+PACKAGES = {
+    # everything that the tests use, installed
+    "full": (
+        "python3 python3-systemd python3-pyroute2 python3-pip python3-setuptools python3-venv "
+        "make strace procps iproute2 "
+        # what papad is used with and from: other machines, shells, programs that take sockets
+        "openssh-server openssh-client bash-completion zsh fish less nginx-light gunicorn python3-uvicorn "
+        # what builds papad's packages and judges them
+        "build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-wheel lintian blhc autopkgtest dpkg-repack"
+    ),
+    # a Debian that knows nothing of papad yet; what papad depends on waits in apt's cache, as the machine has no network
+    "fresh": "python3 python3-systemd python3-pyroute2",
+}
 MASKED = ("nginx.service",)  # served by papad, not at boot
 
 
@@ -39,21 +47,21 @@ def debian_mirror() -> str:
     raise RuntimeError(f"no Debian mirror named in {sources} or {one_line}")
 
 
-def tree(release: str) -> Path:
-    """The root directory of a minimal Debian of that release; makes it (about a minute) where there is none."""
-    made_of = hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]
-    target = CACHE / f"{release}-{made_of}"
+def tree(release: str, kind: str = "full") -> Path:
+    """The root directory of a Debian of that release, of a kind in PACKAGES; makes it (a minute or two) where there is none."""
+    base = _made(f"{release}-base", BASE, lambda making: _debootstrap(release, making))
+    return _made(f"{release}-{kind}", BASE + PACKAGES[kind], lambda making: _extend(base, making, kind))
+
+
+def _made(name: str, made_of: str, make: Callable[[Path], None]) -> Path:
+    """What `make` makes once and for all. It is built aside and renamed, so that a half-made tree is never taken for a whole one."""
+    target = CACHE / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
     if target.is_dir():
         return target
     CACHE.mkdir(parents=True, exist_ok=True)
-    # Built aside and renamed, so that a half-made tree is never taken for a whole one.
     making = CACHE / f"{target.name}.{os.getpid()}.tmp"
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release, str(making), debian_mirror()]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        subprocess.run(["systemctl", f"--root={making}", "mask", *MASKED], check=True, capture_output=True)
+        make(making)
         try:
             making.rename(target)
         except OSError:
@@ -62,3 +70,31 @@ def tree(release: str) -> Path:
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return target
+
+
+def _debootstrap(release: str, making: Path) -> None:
+    _run("debootstrap", "--variant=minbase", f"--include={BASE}", release, str(making), debian_mirror())
+
+
+def _extend(base: Path, making: Path, kind: str) -> None:
+    """A copy of `base` with the packages of `kind`. apt gets them: it resolves what debootstrap cannot."""
+    _run("cp", "-a", "--reflink=auto", str(base), str(making))
+    policy = making / "usr/sbin/policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 101\n")  # nothing is started while the tree is being made
+    policy.chmod(0o755)
+    # The host knows how to reach the mirror, by name too.
+    shutil.copy("/etc/resolv.conf", making / "etc/resolv.conf")
+    # What is recommended is what apt will ask for there, too.
+    install = ["install", "-y", "--download-only" if kind == "fresh" else "--no-install-recommends"]
+    for args in (["update"], [*install, *PACKAGES[kind].split()]):
+        apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--root={making}", "--mount-proc"]
+        _run(*apart, "env", "-i", "DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin", "apt-get", "-q", *args)
+    policy.unlink()
+    if kind == "full":
+        _run("systemctl", f"--root={making}", "mask", *MASKED)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
