@@ -179,7 +179,7 @@ def _report_status(service: Service, server: Server) -> None:
 
 
 def _control_sockets(service: Service, options: argparse.Namespace) -> list[socket.socket]:
-    """The sockets that systemd passed; without any, those that the options name. Raises Error."""
+    """The sockets that systemd passed; without any, those that the options name, or outside systemd the usual one. Raises Error."""
     listeners = [socket.socket(fileno=fd) for fd in service.control]
     for listener in listeners:
         _check_control_socket(listener)
@@ -187,6 +187,13 @@ def _control_sockets(service: Service, options: argparse.Namespace) -> list[sock
         if options.port is not None or options.unix_socket:
             log.warning("sockets were passed in; the options for others are ignored")
         return listeners
+    if service.managed and options.port is None and not options.unix_socket:
+        # Not where others are to find it, and not an end either: as a failed service papad would lose its FD store.
+        log.critical(
+            "nobody can talk to papad until systemd passes it its sockets: systemctl restart papad.socket "
+            "(with --user, if this is a user's own)"
+        )
+        return []
     if options.unix_socket:
         listeners.append(_unix_listener(options.unix_socket))
     if options.port is not None or not options.unix_socket:

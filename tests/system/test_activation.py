@@ -131,3 +131,28 @@ def test_the_machine_is_not_hurt(machine: Machine, papad: Papad) -> None:
     papad.reset()
     assert not machine.run("pgrep", "-f", "bin/[p]apad|[s]leep 600", check=False).stdout
     assert papad.show("ActiveState", SCOPE) == "inactive"
+
+
+def test_without_control_sockets_papad_opens_none_of_its_own_and_holds_on(machine: Machine, papad: Papad) -> None:
+    """A new ListenStream= makes systemd drop the old one at its next reload; the unit is of use again when it has been restarted."""
+    before = papad.talk("make socket web", "set a b", "make process p /bin/sleep 600")
+    drop_in = "/etc/systemd/system/papad.socket.d/test.conf"
+    machine.write(drop_in, "[Socket]\nListenStream=\nListenStream=/run/papad/other.sock\n")
+    try:
+        papad.systemctl("daemon-reload")
+        since = machine.cursor()
+        papad.restart()
+        assert papad.show("ActiveState") == "active"
+        assert ":20202" not in machine.out("ss", "-Hltn")
+        assert "nobody can talk to papad until systemd passes it its sockets: systemctl restart papad.socket" in (
+            machine.journal(since, "--unit=papad.service")
+        )
+        papad.systemctl("restart", "papad.socket")
+        papad.where = "/run/papad/other.sock"
+        assert papad.talk("list sockets", "get a", "list processes") == [before[0], "b", before[2]]
+    finally:
+        machine.run("rm", drop_in)
+        papad.systemctl("daemon-reload")
+        papad.systemctl("restart", "papad.socket")
+        papad.where = UNIX
+    assert papad.talk("list sockets", "get a", "list processes") == [before[0], "b", before[2]]

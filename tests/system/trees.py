@@ -13,20 +13,29 @@ from pathlib import Path
 CACHE = Path(os.environ.get("PAPAD_TEST_CACHE", "/var/cache/papad-test"))
 RELEASES = ("trixie", "bookworm")
 BASE = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd"
-PACKAGES = {
+DEPENDENCIES = "python3 python3-systemd python3-pyroute2"
+INSTALL = "apt-get -q install -y --no-install-recommends"
+KINDS = {
     # everything that the tests use, installed
     "full": (
-        "python3 python3-systemd python3-pyroute2 python3-pip python3-setuptools python3-venv "
-        "make strace procps iproute2 "
+        f"{INSTALL} {DEPENDENCIES} python3-pip python3-setuptools python3-venv make strace procps iproute2",
         # what papad is used with and from: other machines, shells, programs that take sockets
-        "openssh-server openssh-client bash-completion zsh fish less nginx-light gunicorn python3-uvicorn "
+        f"{INSTALL} openssh-server openssh-client bash-completion zsh fish less nginx-light gunicorn python3-uvicorn",
+        "systemctl mask nginx.service",  # served by papad, not at boot
         # what builds papad's packages and judges them
-        "build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-wheel lintian blhc autopkgtest dpkg-repack"
+        f"{INSTALL} build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-wheel",
+        f"{INSTALL} lintian blhc autopkgtest dpkg-repack",
     ),
     # a Debian that knows nothing of papad yet; what papad depends on waits in apt's cache, as the machine has no network
-    "fresh": "python3 python3-systemd python3-pyroute2",
+    "fresh": (f"apt-get -q install -y --download-only {DEPENDENCIES}",),
+    # one that is about to become the next release, whose packages wait likewise
+    "last": (
+        f"apt-get -q install -y {DEPENDENCIES}",
+        "sed -i s/bookworm/trixie/g /etc/apt/sources.list",
+        "apt-get -q update",
+        "apt-get -q dist-upgrade -y --download-only",
+    ),
 }
-MASKED = ("nginx.service",)  # served by papad, not at boot
 
 
 def selected_releases() -> list[str]:
@@ -48,9 +57,9 @@ def debian_mirror() -> str:
 
 
 def tree(release: str, kind: str = "full") -> Path:
-    """The root directory of a Debian of that release, of a kind in PACKAGES; makes it (a minute or two) where there is none."""
+    """The root directory of a Debian of that release, of one of KINDS; makes it (a minute or two) where there is none."""
     base = _made(f"{release}-base", BASE, lambda making: _debootstrap(release, making))
-    return _made(f"{release}-{kind}", BASE + PACKAGES[kind], lambda making: _extend(base, making, kind))
+    return _made(f"{release}-{kind}", BASE + "\n".join(KINDS[kind]), lambda making: _extend(base, making, KINDS[kind]))
 
 
 def _made(name: str, made_of: str, make: Callable[[Path], None]) -> Path:
@@ -73,25 +82,23 @@ def _made(name: str, made_of: str, make: Callable[[Path], None]) -> Path:
 
 
 def _debootstrap(release: str, making: Path) -> None:
-    _run("debootstrap", "--variant=minbase", f"--include={BASE}", release, str(making), debian_mirror())
+    # What it mounts, it mounts for itself: whatever becomes of it, the tree can be removed.
+    command = ("debootstrap", "--variant=minbase", f"--include={BASE}", release, str(making), debian_mirror())
+    _run("unshare", "--mount", *command)
 
 
-def _extend(base: Path, making: Path, kind: str) -> None:
-    """A copy of `base` with the packages of `kind`. apt gets them: it resolves what debootstrap cannot."""
+def _extend(base: Path, making: Path, steps: tuple[str, ...]) -> None:
+    """A copy of `base` after these commands in it. apt gets the packages: it resolves what debootstrap cannot."""
     _run("cp", "-a", "--reflink=auto", str(base), str(making))
     policy = making / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")  # nothing is started while the tree is being made
     policy.chmod(0o755)
     # The host knows how to reach the mirror, by name too.
     shutil.copy("/etc/resolv.conf", making / "etc/resolv.conf")
-    # What is recommended is what apt will ask for there, too.
-    install = ["install", "-y", "--download-only" if kind == "fresh" else "--no-install-recommends"]
-    for args in (["update"], [*install, *PACKAGES[kind].split()]):
+    for step in ("apt-get -q update", *steps):
         apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--root={making}", "--mount-proc"]
-        _run(*apart, "env", "-i", "DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin", "apt-get", "-q", *args)
+        _run(*apart, "env", "-i", "DEBIAN_FRONTEND=noninteractive", "PATH=/usr/sbin:/usr/bin", "sh", "-c", step)
     policy.unlink()
-    if kind == "full":
-        _run("systemctl", f"--root={making}", "mask", *MASKED)
 
 
 def _run(*command: str) -> None:
