@@ -71,3 +71,11 @@ def test_autopkgtest_passes(testbed: Machine, name: str) -> None:
     done = testbed.run("sh", "-c", command, seconds=400, check=False)
     summary = Path(testbed.root(f"/tmp/{name}/summary")).read_text()
     assert re.fullmatch(rf"{name} +PASS\n", summary), f"{summary}{done.stdout[-4000:]}{done.stderr[-4000:]}"
+
+
+def test_a_build_made_again_is_the_same_to_the_bit(machine: Machine, built: Built) -> None:
+    machine.run("mv", f"{SOURCE}/dist", f"{SOURCE}/dist.first")
+    machine.run("make", "-C", SOURCE, "deb", seconds=240)
+    sums = [machine.out("sh", "-c", f"cd {SOURCE}/{folder} && sha256sum *.deb") for folder in ("dist", "dist.first")]
+    assert sums[0] == sums[1]
+    machine.run("rm", "-r", f"{SOURCE}/dist.first")
