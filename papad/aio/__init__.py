@@ -5,7 +5,7 @@
         async for frame in papa.follow("web"):
             print(frame.data)
 
-Requests and answers are those of the blocking client (requests.py, incoming.py), and so is connecting, which runs in a thread.
+Requests and answers are those of the blocking client (papad.protocol), and so is connecting, which runs in a thread.
 Waits can be bounded with asyncio.timeout: nothing is lost when one is cut short.
 """
 

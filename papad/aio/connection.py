@@ -1,4 +1,4 @@
-"""One connection to a papad, for asyncio. What comes is taken apart by incoming.py, as in the blocking client."""
+"""One connection to a papad, for asyncio. What comes is taken apart by protocol/responses.py, as in the blocking client."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import select
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
-from papad.client import Client, describe
+from papad.client import connection as blocking
+from papad.client.address import for_people
 from papad.errors import ConnectionLost, Error, TimedOut
-from papad.incoming import DONE, Batch, Frame, Incoming
+from papad.protocol.responses import DONE, Batch, Frame, Incoming
 
 T = TypeVar("T")
 
 
-class Connection:
+class Client:
     """One connection to a papad. One task at a time may wait for what comes."""
 
-    def __init__(self, client: Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._name = describe(client.address)
+    def __init__(self, client: blocking.Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._name = for_people(client.address)
         self._timeout = client.timeout
         self._reader, self._writer = reader, writer
         self._incoming = Incoming()
 
     @classmethod
-    async def of(cls, client: Client) -> Connection:
+    async def of(cls, client: blocking.Client) -> Client:
         """Take over the socket of a client, and its timeout for each wait."""
         client.sock.setblocking(False)
         return cls(client, *await asyncio.open_connection(sock=client.sock))

@@ -9,19 +9,21 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
-from papad import papa as blocking
-from papad import requests
-from papad.aio.connection import Connection
+from papad.aio.connection import Client
 from papad.aio.watcher import Watcher
-from papad.client import RETRY_DELAY, Client
+from papad.client import connection as blocking_connection
+from papad.client import papa as blocking
+from papad.client.connection import RETRY_DELAY
 from papad.errors import ConnectionLost, TimedOut
-from papad.incoming import Frame
-from papad.requests import Reading, Request, Selection, Text
+from papad.protocol import requests
+from papad.protocol.reading import Reading, Selection
+from papad.protocol.requests import Request, Text
+from papad.protocol.responses import Frame
 
 T = TypeVar("T")
 P = ParamSpec("P")
 _Later = Coroutine[Any, Any, T]
-C = TypeVar("C", Client, blocking.Papa)
+C = TypeVar("C", blocking_connection.Client, blocking.Papa)
 
 
 def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concatenate[Papa, P], _Later[T]]:
@@ -49,7 +51,7 @@ class Papa:
         self._settings: blocking.Papa | None = None
         self._turn = asyncio.Lock()
         self._finding = asyncio.Lock()
-        self.connection: Connection | None = None
+        self.connection: Client | None = None
 
     async def __aenter__(self) -> Self:
         await self._known()
@@ -142,13 +144,13 @@ class Papa:
                 settings = await _in_thread(functools.partial(make, port_or_path, connection_timeout))
                 client, settings.connection = settings.connection, None
                 assert client is not None
-                self.connection = await Connection.of(client)
+                self.connection = await Client.of(client)
                 self._settings = settings
             return self._settings
 
-    async def another(self) -> Connection:
+    async def another(self) -> Client:
         """A connection besides that which the commands use; the caller closes it."""
-        return await Connection.of(await _in_thread((await self._known()).another))
+        return await Client.of(await _in_thread((await self._known()).another))
 
     async def _read(self, reading: Reading, timeout: float | None = -1.0) -> AsyncGenerator[Frame, None]:
         """The frames of a reading; on a new connection whenever papad ends the old one, from where it stood."""

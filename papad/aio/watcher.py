@@ -1,25 +1,32 @@
-"""Watching processes, for asyncio. What is handed out after a restart of papad is decided in papad.watcher, for both clients."""
+"""Watching processes, for asyncio. What is handed out after a restart of papad is decided in protocol/watching.py, for both clients."""
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Protocol, Self
 
-from papad import requests
-from papad.aio.connection import Connection
+from papad.aio.connection import Client
 from papad.errors import ConnectionLost, Error, TimedOut
-from papad.watcher import WatchBatch, Watched
+from papad.protocol import requests
+from papad.protocol.watching import WatchBatch, Watched
 
-if TYPE_CHECKING:
-    from papad.aio.papa import Papa
+
+class Source(Protocol):
+    """Where a watcher has its connections from: a Papa, or what does as much."""
+
+    async def another(self) -> Client:
+        """A new connection, once papad answers."""
+
+    async def list_processes(self) -> dict[str, dict[str, Any]]:
+        """All processes, by name."""
 
 
 class Watcher:
     """A watch, over a connection of its own: `read` it, or iterate over its batches; an async context manager."""
 
-    def __init__(self, papa_object: Papa, patterns: tuple[object, ...]) -> None:
+    def __init__(self, papa_object: Source, patterns: tuple[object, ...]) -> None:
         self.papa_object = papa_object
-        self.connection: Connection | None = None
+        self.connection: Client | None = None
         self._watched = Watched(patterns)
 
     async def __aenter__(self) -> Self:

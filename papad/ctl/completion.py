@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from papad.client import Client
+from papad.client.connection import Client
 from papad.ctl.connect import CannotConnect, Session
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Call, Command, Option, Usage, find

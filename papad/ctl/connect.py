@@ -6,8 +6,8 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from papad.client import DEFAULT_PORT, Client, find, usual_paths
-from papad.client import describe as for_people
+from papad.client.address import DEFAULT_PORT, find, for_people, usual_paths
+from papad.client.connection import Client
 from papad.ctl.parser import Call, Usage
 from papad.ctl.render import leave_with_reader
 from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from papad.ctl.render import DIM, PLAIN, RED, safe
 from papad.ctl.times import stamp
-from papad.incoming import Frame
+from papad.protocol.responses import Frame
 
 MAX_LINE = 1024 * 1024
 """Bytes of one line; a longer one is cut."""

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-from papad import __version__
 from papad.ctl.advice import for_answer
 from papad.ctl.connect import ONLY_HOST, CannotConnect, Session, session_of
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Call, Usage, parse
 from papad.errors import Error, Unreachable
+from papad.version import __version__
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 _OFFLINE = ("help", "completion")

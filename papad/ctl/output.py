@@ -7,15 +7,25 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import BinaryIO
 
-from papad.client import Client, connect, read
+from papad.client.connection import Client, connect, read
 from papad.ctl.connect import Session
-from papad.ctl.lines import STREAMS, Assembler, Choice, Line, Look, newest_known, newest_lines, oldest_lines, priorities
+from papad.ctl.lines import (
+    STREAMS,
+    Assembler,
+    Choice,
+    Line,
+    Look,
+    newest_known,
+    newest_lines,
+    oldest_lines,
+    priorities,
+)
 from papad.ctl.parser import Call, Usage
 from papad.ctl.render import colourful, leave_with_reader, on_terminal, output_stream
 from papad.ctl.times import parse
 from papad.errors import ConnectionLost
-from papad.incoming import Frame
-from papad.requests import Reading
+from papad.protocol.reading import Reading
+from papad.protocol.responses import Frame
 
 # Records and bytes, at most, that are asked for where a few lines are wanted, before everything is read.
 _NEWEST = ((1000, 64 << 10), (20_000, 2 << 20))

@@ -20,7 +20,7 @@ from papad.ctl.output import count_of, lines_of, look_of, newest_first, show, st
 from papad.ctl.parser import Call, Usage
 from papad.ctl.render import safe
 from papad.errors import Error
-from papad.wire import WELCOME
+from papad.protocol.wire import WELCOME
 
 
 def bridge(call: Call, session: Session) -> int:

@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from papad import requests
-from papad.client import Client, connect
+from papad.client.connection import Client, connect
+from papad.client.watcher import Watcher
 from papad.ctl.connect import Session
 from papad.ctl.lines import Line, Look
 from papad.ctl.output import look_of
 from papad.ctl.parser import Call, Usage
 from papad.errors import ConnectionLost, TimedOut
-from papad.watcher import WatchBatch, Watcher
+from papad.protocol import requests
+from papad.protocol.watching import WatchBatch
 
 
 def run(call: Call, session: Session) -> int:

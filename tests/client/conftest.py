@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from papad import Papa
-from papad.client import Client
+from papad.client.connection import Client
 from tests.client.relay import Relay
 from tests.unit.support import Daemon, no_new_fds, running_papad, wait_until
 

@@ -22,9 +22,10 @@ from pathlib import Path
 import pytest
 
 import papad as package
-from papad import Error, Papa, Refused, TimedOut, Unreachable, Watcher, aio, start
-from papad.client import Client
-from papad.kernel.sockets import bind_path
+from papad import Error, Papa, Refused, TimedOut, Unreachable, Watcher, aio
+from papad.client import autostart as start
+from papad.client.connection import Client
+from papad.daemon.tables.sockets import bind_path
 from tests.client.relay import Relay
 from tests.client.test_start import papads
 from tests.original.servers import Server, free_port
@@ -395,7 +396,7 @@ def test_what_keeps_it_from_starting_shows_at_once(own: Path) -> None:
 
 def test_a_papad_that_leaves_does_not_take_the_path_of_the_next(tmp_path: Path) -> None:
     path = str(tmp_path / "papad.sock")
-    command = [sys.executable, "-m", "papad.kernel.main", "-u", path]
+    command = [sys.executable, "-m", "papad.daemon.main", "-u", path]
     for _ in range(5):
         with open(path + ".log", "wb") as log:
             old = subprocess.Popen(command, cwd=REPOSITORY, stderr=log)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from papad import ConnectionLost, Papa, aio, wire
+from papad import ConnectionLost, Papa, aio
+from papad.protocol import wire
 from tests.client.relay import Relay
 from tests.unit.support import Daemon, wait_until
 

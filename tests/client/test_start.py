@@ -35,7 +35,7 @@ def papads(address: int | str) -> set[int]:
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"papad.kernel.main" in words and str(address).encode() in words:
+            if b"papad.daemon.main" in words and str(address).encode() in words:
                 found.add(int(pid))
     return found
 

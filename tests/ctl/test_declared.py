@@ -16,8 +16,8 @@ import pytest
 
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.help import overview
-from papad.kernel.commands import COMMANDS as PROTOCOL
-from papad.kernel.commands import PROCESS_OPTIONS, SOCKET_OPTIONS
+from papad.daemon.commands.table import COMMANDS as PROTOCOL
+from papad.daemon.commands.table import PROCESS_OPTIONS, SOCKET_OPTIONS
 from tests.ctl.support import Papactl, environment
 from tests.unit.support import REPOSITORY
 

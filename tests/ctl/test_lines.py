@@ -21,7 +21,7 @@ from papad.ctl.lines import (
     oldest_lines,
     priorities,
 )
-from papad.incoming import Frame
+from papad.protocol.responses import Frame
 
 
 def assembled(*frames: Frame) -> list[Line]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from papad.wire import WELCOME
+from papad.protocol.wire import WELCOME
 from tests.ctl.support import COMMAND, Done, Papactl, Terminal, environment, line_of, papactl
 from tests.ctl.test_lines import read_export
 from tests.unit.support import running_papad, wait_until

@@ -151,6 +151,6 @@ def running_original(folder: Path, port: int | None = None) -> Iterator[Server]:
 @contextlib.contextmanager
 def running_papad(folder: Path, port: int | None = None) -> Iterator[Server]:
     port, path = port or free_port(), str(folder / "papad.sock")
-    command = [sys.executable, "-m", "papad.kernel.main", "-p", str(port), "-u", path]
+    command = [sys.executable, "-m", "papad.daemon.main", "-p", str(port), "-u", path]
     with running(command, folder, port, path) as server:
         yield server

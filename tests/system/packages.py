@@ -30,7 +30,7 @@ class Built:
 
 def version() -> str:
     """This checkout's version."""
-    found = re.search(r'^__version__ = "(.*)"', (CHECKOUT / "papad/__init__.py").read_text(), re.MULTILINE)
+    found = re.search(r'^__version__ = "(.*)"', (CHECKOUT / "papad/version.py").read_text(), re.MULTILINE)
     assert found
     return found[1]
 
@@ -57,16 +57,16 @@ def edit(path: Path, old: str, new: str) -> None:
 def next_version(source: Path) -> None:
     """Make of the sources an imaginary next release: an option more, which is a field more in what is stored, and a module more."""
     now, then = version(), NEXT_VERSION
-    edit(source / "papad/__init__.py", f'__version__ = "{now}"', f'__version__ = "{then}"')
+    edit(source / "papad/version.py", f'__version__ = "{now}"', f'__version__ = "{then}"')
     edit(source / "CHANGELOG.md", f"## {now},", f"## {then},")
     edit(source / "packaging/debian/changelog", f"papad ({now}-1)", f"papad ({then}-1)")
-    launch = source / "papad/kernel/launch.py"
+    launch = source / "papad/daemon/tables/launch.py"
     field, given = "    listen: list[str] | None = None", '        listen=options.get("listen"),'
     edit(launch, field, f"    note: str | None = None\n{field}")
     edit(launch, given, f'        note=options.get("note"),\n{given}')
     option = '    Option("journal"'
-    edit(source / "papad/kernel/commands.py", option, f'    Option("note", str, "what it is for"),\n{option}')
-    (source / "papad/kernel/of_the_next_version.py").write_text("")
+    edit(source / "papad/daemon/commands/table.py", option, f'    Option("note", str, "what it is for"),\n{option}')
+    (source / "papad/of_the_next_version.py").write_text("")
 
 
 def releases() -> list[str]:

@@ -161,7 +161,7 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20) as cl
 
 def test_the_code_of_an_orphan_is_unknown_where_the_kernel_cannot_tell(papad: Papad) -> None:
     """A kernel before 6.15, and the nursery gone: 256, never a code that might be wrong."""
-    run = "import papad.kernel.pidfd as p; p.exit_code = lambda fd: None; from papad.kernel.main import main; main()"
+    run = "import papad.daemon.nursery.pidfd as p; p.exit_code = lambda fd: None; from papad.daemon.main import main; main()"
     with drop_in(papad, f"ExecStart=\nExecStart=/usr/bin/python3 -c '{run}'"):
         papad.machine.run("rm", "-f", "/run/hold.go")
         papad.ask(f"make process a {TOOLS_HOLD} 9")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from papad.kernel import parcel
-from papad.kernel.commands import GRAMMAR
-from papad.kernel.sockets import Socket, Sockets, specify
-from papad.kernel.vault import Vault
+from papad.daemon.commands.table import GRAMMAR
+from papad.daemon.durable import parcel
+from papad.daemon.durable.vault import Vault
+from papad.daemon.tables.sockets import Socket, Sockets, specify
 from tests.unit.support import Store
 
 Content = dict[str, tuple[dict[str, Any], dict[str, int]]]  # key -> fields, inodes

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from papad.kernel.service import Service
+from papad.daemon.durable.systemd import Service
 
 WELCOME = b'Papa is home. Type "help" for commands.\n> '
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -292,7 +292,7 @@ def running_papad(folder: Path, *, tcp: bool = False) -> Iterator[Daemon]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "papad.kernel.main", "-u", path, *(["-p", str(port)] if tcp else [])]
+    command = [sys.executable, "-m", "papad.daemon.main", "-u", path, *(["-p", str(port)] if tcp else [])]
     with open(path + ".log", "wb") as log:
         popen = subprocess.Popen(command, cwd=REPOSITORY, stderr=log)
     daemon = Daemon(popen, path, port)

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from papad.kernel import capture as capture_module
-from papad.kernel.capture import Capture
-from papad.kernel.ring import Ring
+from papad.daemon.output import capture as capture_module
+from papad.daemon.output.capture import Capture
+from papad.daemon.output.ring import Ring
 from tests.unit.support import Store, dies_at, in_child, no_new_fds
 
 CALLS = ((os, "splice"), (os, "pwrite"), (os, "pread"), (fcntl, "fcntl"), (fcntl, "ioctl"))

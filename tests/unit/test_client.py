@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from papad.client import DEFAULT_PORT, Client, find
+from papad.client.address import DEFAULT_PORT, find
+from papad.client.connection import Client
 from papad.errors import ConnectionLost, Error, TimedOut, Unreachable
 from tests.unit.support import WELCOME, Daemon, no_new_fds, running_papad
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from papad.daemon.commands.grammar import Command, Grammar, Option
+from papad.daemon.commands.table import COMMANDS, GRAMMAR
+from papad.daemon.tables.patterns import select
 from papad.errors import Error
-from papad.kernel.commands import COMMANDS, GRAMMAR
-from papad.kernel.grammar import Command, Grammar, Option, select
 
 NAMES = ["web.1", "web.2", "db", "7", "a*b"]
 NUMBERS = {7: "db", 9: "web.1"}

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papad import wire
 from papad.errors import ConnectionLost, Error
-from papad.incoming import DONE, Batch, Frame, Handed, Incoming, ProcessOutput
+from papad.protocol import wire
+from papad.protocol.responses import DONE, Batch, Frame, Handed, Incoming, ProcessOutput
 
 names = st.sampled_from(["x", "a:b", "ö", "out:1:2", "] ", "> "])
 times = st.floats(0, 2e9).map(lambda value: round(value, 6))

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from papad.kernel.journal import Journal
-from papad.kernel.ring import Ring
+from papad.daemon.output.journal import Journal
+from papad.daemon.output.ring import Ring
 from tests.unit.test_ring import put
 
 

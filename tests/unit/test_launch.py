@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from papad.daemon.durable.vault import Vault
+from papad.daemon.tables.launch import Spec, inherit, parse_size, request, specify, standard_streams
+from papad.daemon.tables.sockets import Sockets
+from papad.daemon.tables.sockets import specify as specify_socket
 from papad.errors import Error
-from papad.kernel.launch import Spec, inherit, parse_size, request, specify, standard_streams
-from papad.kernel.sockets import Sockets
-from papad.kernel.sockets import specify as specify_socket
-from papad.kernel.vault import Vault
 from tests.unit.support import Store, no_new_fds
 
 

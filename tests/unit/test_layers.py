@@ -1,105 +1,76 @@
-"""Imports point one way: a module may import only what stands above it here. Imports inside functions count too."""
+"""The law of imports, typing-only ones and those within functions included: a folder may import what stands before it in its list."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import papad
 
-LAYERS = [
-    {"papad"},
-    {"papad.errors"},
-    {"papad.wire"},
-    # the client's side
-    {"papad.incoming"},
-    {"papad.requests"},
-    {"papad.client"},
-    {"papad.start"},
-    {"papad.watcher"},
-    {"papad.papa"},
-    {"papad.aio.connection"},
-    {"papad.aio.watcher"},
-    {"papad.aio.papa"},
-    {"papad.aio"},
-    {"papad.ctl.advice"},
-    {"papad.ctl.parser"},
-    {"papad.ctl.declared", "papad.ctl.render", "papad.ctl.times", "papad.ctl.tunnel"},
-    {"papad.ctl.connect", "papad.ctl.lines"},
-    {"papad.ctl.completion", "papad.ctl.help", "papad.ctl.output"},
-    {"papad.ctl.remote", "papad.ctl.shell", "papad.ctl.watch"},
-    {"papad.ctl.things"},
-    {"papad.ctl.main"},
-    {"papad.ctl"},
-    # the kernel's side
-    {"papad.kernel"},
-    {"papad.kernel.parcel", "papad.kernel.pidfd", "papad.kernel.peers", "papad.kernel.service", "papad.kernel.grammar"},
-    {"papad.kernel.nursery", "papad.kernel.vault", "papad.kernel.ring"},
-    {
-        "papad.kernel.capture",
-        "papad.kernel.journal",
-        "papad.kernel.spawner",
-        "papad.kernel.values",
-        "papad.kernel.sockets",
-    },
-    {"papad.kernel.launch"},
-    {"papad.kernel.processes"},
-    {"papad.kernel.watch", "papad.kernel.output", "papad.kernel.describe"},
-    {"papad.kernel.commands"},
-    {"papad.kernel.connection"},
-    {"papad.kernel.server"},
-    {"papad.kernel.main"},
+COMMON = ["papad.version papad.errors", "papad.protocol"]
+CLIENT = [*COMMON, "papad.client", "papad.aio", "papad.ctl"]
+DAEMON = [
+    *COMMON,
+    "papad.daemon.durable",
+    "papad.daemon.output papad.daemon.nursery",
+    "papad.daemon.tables",
+    "papad.daemon.delivery",
+    "papad.daemon.commands",
+    "papad.daemon",
 ]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+FACADE = "papad"  # re-exports names of the client's side; nothing of ours imports it
+
 ROOT = Path(papad.__file__).parent
+MODULES = {
+    ".".join(["papad", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT.parent).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-def imports(path: Path) -> set[str]:
-    """The modules of ours that are imported when this one runs; what only type checkers see does not count."""
+def imports(module: str) -> set[str]:
+    """The modules of ours that this one names in an import."""
     names = set()
-    for node in ast.walk(_Running().visit(ast.parse(path.read_text()))):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-            names.add(node.module)
-    return {name for name in names if name in modules()}
+            within = {f"{node.module}.{alias.name}" for alias in node.names}
+            # `from package import module` is about the module, not the package.
+            names.update(within if within & MODULES.keys() else {node.module})
+    return (names & MODULES.keys()) - {module}
 
 
-class _Running(ast.NodeTransformer):
-    def visit_If(self, node: ast.If) -> ast.AST:
-        return ast.Pass() if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else node
+def folder(module: str) -> str:
+    """What of the lists a module belongs to: the folder that it is in, or itself where it stands alone."""
+    is_package = MODULES[module].name == "__init__.py"
+    return module if is_package or module.count(".") == 1 else module.rpartition(".")[0]
 
 
-def test_every_module_has_its_place() -> None:
-    assert modules().keys() == RANK.keys()
+def test_imports_point_one_way() -> None:
+    rank = {name: at for layers in (CLIENT, DAEMON) for at, names in enumerate(layers) for name in names.split()}
+    assert {folder(module) for module in MODULES} == rank.keys() | {FACADE}
+    sides = [{name for names in layers for name in names.split()} for layers in (CLIENT, DAEMON)]
+    for module in MODULES.keys() - {FACADE}:
+        for other in imports(module):
+            here, there = folder(module), folder(other)
+            assert here == there or rank[there] < rank[here], f"{module} imports {other}"
+            assert any({here, there} <= side for side in sides), f"{module} imports {other}"
 
 
-def test_imports_point_upwards_only() -> None:
-    wrong = {
-        f"{module} imports {name}"
-        for module, path in modules().items()
-        for name in imports(path)
-        if RANK[name] >= RANK[module] and name != module
-    }
-    assert not wrong
+def test_no_import_circle() -> None:
+    graphlib.TopologicalSorter({module: imports(module) for module in MODULES}).prepare()
 
 
-def test_the_client_knows_nothing_of_the_kernel() -> None:
-    outside = {module: path for module, path in modules().items() if not module.startswith("papad.kernel")}
-    assert not {name for path in outside.values() for name in imports(path) if name.startswith("papad.kernel")}
+def test_a_package_is_only_its_docstring() -> None:
+    """The nursery and papactl are quick to start because what they import imports nothing else by the way."""
+    for module, path in MODULES.items():
+        if path.name == "__init__.py" and module not in (FACADE, "papad.aio", "papad.ctl"):
+            assert [type(node) for node in ast.parse(path.read_text()).body] == [ast.Expr], module
 
 
 def test_only_these_know_asyncio() -> None:
     """The tables below processes, and all that both sides share, are plain functions of their input."""
-    knowing = {module for module, path in modules().items() if "import asyncio" in path.read_text()}
-    kernel = {f"papad.kernel.{name}" for name in ("spawner", "processes", "connection", "server", "main")}
-    assert knowing == kernel | {"papad.aio.connection", "papad.aio.papa"}
+    knowing = {module for module, path in MODULES.items() if "import asyncio" in path.read_text()}
+    daemon = {"main", "server", "connection", "tables.processes", "nursery.spawner"}
+    assert knowing == {f"papad.daemon.{name}" for name in daemon} | {"papad.aio.connection", "papad.aio.papa"}

@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 
+from papad.daemon.commands.table import Kernel
+from papad.daemon.durable import parcel
+from papad.daemon.durable.vault import Vault
+from papad.daemon.nursery.spawner import Spawner
+from papad.daemon.output.capture import Capture
+from papad.daemon.tables.launch import specify
+from papad.daemon.tables.processes import Process, Processes
+from papad.daemon.tables.sockets import Sockets
+from papad.daemon.tables.sockets import specify as specify_socket
+from papad.daemon.tables.values import Values
 from papad.errors import Error
-from papad.kernel import parcel
-from papad.kernel.capture import Capture
-from papad.kernel.commands import Kernel
-from papad.kernel.launch import specify
-from papad.kernel.processes import Process, Processes
-from papad.kernel.sockets import Sockets
-from papad.kernel.sockets import specify as specify_socket
-from papad.kernel.spawner import Spawner
-from papad.kernel.values import Values
-from papad.kernel.vault import Vault
 from tests.unit.support import Store, dies_at, in_child, wait_until
 
 Act = Callable[[Kernel], Awaitable[Any]]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from papad.kernel import parcel
+from papad.daemon.durable import parcel
 from tests.unit.support import REPOSITORY, open_fds, wait_until
 
 NOTHING = {"env": {}, "rlimits": {}, "working_dir": None, "uid": None, "gid": None, "groups": None, "nofile": 1024}
@@ -32,7 +32,7 @@ class Nursery:
         # A parent like those found in the wild: signals ignored and blocked, an odd umask.
         with theirs:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "papad.kernel.nursery", str(theirs.fileno())],
+                [sys.executable, "-m", "papad.daemon.nursery.main", str(theirs.fileno())],
                 cwd=REPOSITORY,
                 pass_fds=[theirs.fileno()],
                 umask=0o077,

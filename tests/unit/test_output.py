@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from papad import wire
+from papad.protocol import wire
 from tests.unit.support import Daemon, Talk, running_papad, wait_until
 
 Frame = tuple[str, str, Any, int]  # kind, name, data or number, position

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from papad.kernel import parcel
+from papad.daemon.durable import parcel
 from tests.unit.support import no_new_fds
 
 Pair = tuple[socket.socket, socket.socket]

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from papad.daemon import peers as module
+from papad.daemon.peers import Peers, is_loopback
 from papad.errors import Error
-from papad.kernel import peers as module
-from papad.kernel.peers import Peers, is_loopback
 from tests.unit.support import in_child, no_new_fds, wait_until
 
 STRANGER = 65534

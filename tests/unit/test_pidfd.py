@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from papad.kernel import pidfd
+from papad.daemon.nursery import pidfd
 from tests.unit.support import wait_until
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from papad.kernel.main import EXIT_CONFIG
+from papad.daemon.main import EXIT_CONFIG
 from tests.unit.support import REPOSITORY, running_papad
 
 
 def papad(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "papad.kernel.main", *args]
+    command = [sys.executable, "-m", "papad.daemon.main", *args]
     return subprocess.run(
         command,
         cwd=REPOSITORY,
@@ -77,7 +77,7 @@ def passing(sock: socket.socket) -> subprocess.CompletedProcess[str]:
     """Start papad as systemd would, with the socket as descriptor 3."""
     script = (
         "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid());"
-        "os.execv(sys.executable, [sys.executable, '-m', 'papad.kernel.main'])"
+        "os.execv(sys.executable, [sys.executable, '-m', 'papad.daemon.main'])"
     )
     return subprocess.run(
         [sys.executable, "-c", script, str(sock.fileno())],

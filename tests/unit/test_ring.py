@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from papad.kernel import parcel
-from papad.kernel.ring import Ring, State
+from papad.daemon.durable import parcel
+from papad.daemon.output.ring import Ring, State
 from tests.unit.support import in_child, no_new_fds
 
 captures = st.tuples(st.integers(0, 1), st.binary(min_size=1, max_size=40))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from papad import wire
+from papad.protocol import wire
 from tests.unit.support import Daemon, Talk, open_fds, running_papad, wait_until
 
 

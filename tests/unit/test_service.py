@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from papad.daemon.durable import systemd as service
+from papad.daemon.durable.systemd import MAX_SOCKETS, Service, socket_entry
 from papad.errors import Error
-from papad.kernel import service
-from papad.kernel.service import MAX_SOCKETS, Service, socket_entry
 from tests.unit.support import in_child, no_new_fds
 
 VARIABLES = ("NOTIFY_SOCKET", "MANAGERPID", "FDSTORE", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")

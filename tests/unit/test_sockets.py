@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from papad.daemon.tables import sockets as module
+from papad.daemon.tables.sockets import FIRST_FILENO
 from papad.errors import Error
-from papad.kernel import sockets as module
-from papad.kernel.sockets import FIRST_FILENO
 from tests.unit.homes import SocketsHome as Home
 from tests.unit.support import in_child, no_new_fds
 

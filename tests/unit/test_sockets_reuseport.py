@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from papad.kernel import sockets as module
-from papad.kernel.sockets import clone
+from papad.daemon.tables import sockets as module
+from papad.daemon.tables.sockets import clone
 from tests.unit.homes import SocketsHome as Home
 from tests.unit.support import no_new_fds
 

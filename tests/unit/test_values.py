@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from papad.daemon.durable.vault import Vault
+from papad.daemon.tables.values import Values
 from papad.errors import Error
-from papad.kernel.values import Values
-from papad.kernel.vault import Vault
 from tests.unit.support import Store, no_new_fds
 
 

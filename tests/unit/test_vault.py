@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from papad.daemon.durable import vault
+from papad.daemon.durable.vault import Vault
 from papad.errors import Error
-from papad.kernel import vault
-from papad.kernel.vault import Vault
 from tests.unit.homes import Content
 from tests.unit.homes import VaultHome as Home
 from tests.unit.support import dies_at, in_child, no_new_fds, open_fds

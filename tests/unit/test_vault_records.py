@@ -10,9 +10,9 @@ from dataclasses import asdict
 
 import pytest
 
-from papad.kernel import parcel
-from papad.kernel.launch import Spec
-from papad.kernel.vault import Vault, rebuilt
+from papad.daemon.durable import parcel
+from papad.daemon.durable.vault import Vault, rebuilt
+from papad.daemon.tables.launch import Spec
 from tests.unit.homes import VaultHome as Home
 from tests.unit.support import Store, no_new_fds
 

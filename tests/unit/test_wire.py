@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papad import wire
-from papad.wire import LineReader, LineTooLong
+from papad.protocol import wire
+from papad.protocol.wire import LineReader, LineTooLong
 
 LINES = [b"", b"a", b"hello world", b"x" * 10, b"\xff\xfe", b"a\r"]
 

@@ -1,0 +1,177 @@
+"""Starting papad where nobody answers: by its socket unit, or else by hand, once, however many processes try."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from papad.client.address import DEFAULT_PORT
+from papad.client.connection import Client
+from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
+from papad.version import FOLDER
+
+_STRANGERS = (
+    "NOTIFY_SOCKET",
+    "LISTEN_",
+    "WATCHDOG_",
+    "FDSTORE",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "RUNTIME_DIRECTORY",
+)
+"""Variables by which a service manager speaks to the process that calls us, and not to papad."""
+_NEEDED = ("systemd", "pyroute2")
+"""Modules that the daemon needs and the client library does not, which therefore may be installed without them."""
+_UNIX = "/run/papad/papad.sock"
+_DELAY = 0.02  # seconds between two looks
+_TRIES = 3
+"""A papad may be gone before we have seen it: others talk to it, too, and may end it with exit-if-idle."""
+
+
+def start(address: str | int, deadline: float) -> None:
+    """See to it that a papad answers at the address before `deadline` (of time.monotonic()), as far as we may.
+
+    Raises Error where papad cannot be started.
+    """
+    if not _by_systemd(address, deadline):
+        _by_hand(address, deadline)
+
+
+def own_socket() -> str | None:
+    """Where the user's own papad listens, if it has a unit for that."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return f"{runtime}/papad.sock" if runtime and os.path.exists(f"{runtime}/systemd/private") else None
+
+
+def _by_systemd(address: str | int, deadline: float) -> bool:
+    """Start the socket unit that serves the address; whether it listens now."""
+    if address == own_socket():
+        manager = ["--user"]
+    elif address in (DEFAULT_PORT, _UNIX) and os.path.exists("/run/systemd/system"):
+        manager = ["--system"]
+    else:
+        return False
+    command = ["systemctl", *manager, "--no-ask-password", "--quiet", "start", "papad.socket"]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=max(deadline - time.monotonic(), 0.1),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise Error("systemctl start papad.socket takes too long") from None
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+def _by_hand(address: str | int, deadline: float) -> None:
+    """Start papad itself, detached, unless somebody else does so at the same time."""
+    missing = [module for module in _NEEDED if getattr(find_spec(module), "origin", None) is None]
+    if missing:
+        raise Error(
+            f"papad cannot be started here: it needs Python's {' and '.join(missing)}; on Debian, apt-get install papad"
+        )
+    with _alone(address, deadline):
+        if _answers(address):
+            return
+        command = _command(address)
+        with contextlib.suppress(subprocess.CalledProcessError, OSError):
+            for _ in range(_TRIES):
+                pid = _spawn(command)
+                while _runs(pid) and time.monotonic() < deadline:
+                    if _answers(address):
+                        return
+                    time.sleep(_DELAY)
+        raise Error(f"papad could not be started; to see why, run: {' '.join(command)}")
+
+
+def _spawn(command: list[str]) -> int:
+    """Start it, detached from us; its pid."""
+    script = 'echo $$; exec "$@" >/dev/null'
+    done = subprocess.run(
+        ["setsid", "--fork", "sh", "-c", script, "sh", *command],
+        cwd="/",
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        umask=0o022,
+        check=True,
+        text=True,
+    )
+    return int(done.stdout)
+
+
+def _runs(pid: int) -> bool:
+    """Whether it has not ended; where nobody reaps what is left of it, its /proc entry would not tell."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(") ")[2][:1] not in "ZX"
+    except OSError:
+        return False
+
+
+def _command(address: str | int) -> list[str]:
+    where = ["-u", address] if isinstance(address, str) else ["-p", str(address)]
+    return [sys.executable, "-m", "papad.daemon.main", *where]
+
+
+def _environment() -> dict[str, str]:
+    """Our own, without what is meant for us alone, and such that the same papad is found."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(_STRANGERS)}
+    return env | {"PYTHONPATH": os.pathsep.join(filter(None, (FOLDER, env.get("PYTHONPATH"))))}
+
+
+def _answers(address: str | int) -> bool:
+    try:
+        Client(address, 5.0).close()
+    except (Refused, TimedOut):
+        raise
+    except (Unreachable, ConnectionLost):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _alone(address: str | int, deadline: float) -> Iterator[None]:
+    """Hold the lock for starting papad at this address. Raises Error when others hold it until the deadline."""
+    path = _lock_path(address)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Error(f"papad is not started: cannot open {path}: {error.strerror}") from None
+    try:
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
+            raise Error(f"{path} belongs to somebody else; papad is not started")
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Error(f"another process has been starting papad for too long; it holds {path}") from None
+                time.sleep(_DELAY)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock_path(address: str | int) -> str:
+    """One for each user and address, in a directory that goes with the machine's next boot."""
+    folders = [os.environ.get("XDG_RUNTIME_DIR"), "/run" if os.geteuid() == 0 else None, "/tmp"]
+    folder = next(folder for folder in folders if folder and os.access(folder, os.W_OK))
+    key = hashlib.sha256(str(address).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return f"{folder}/papad-start-{os.geteuid()}-{key}.lock"

@@ -1,0 +1,73 @@
+"""Everything known about a socket, a process, a value, the server: one JSON object each. docs/protocol.md lists the keys."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from papad.daemon.tables.processes import Process
+from papad.daemon.tables.sockets import Socket
+
+_TCP_INFO_UNACKED = 24  # offset in struct tcp_info; of a listener, the length of its accept queue
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def line(facts: Mapping[str, Any]) -> str:
+    """The facts as one line of ASCII; bytes that are not UTF-8 are lone surrogates."""
+    return json.dumps(facts, separators=(",", ":"))
+
+
+def describe_socket(each: Socket) -> dict[str, Any]:
+    """A socket: its options, the inode, and how many connections wait to be accepted (None where nobody can tell)."""
+    waiting = None
+    if each.spec.family != "unix" and each.spec.type == "stream" and not each.spec.reuseport:
+        info = each.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        (waiting,) = struct.unpack_from("=I", info, _TCP_INFO_UNACKED)
+    fileno = None if each.spec.reuseport else each.fileno
+    inode = os.fstat(each.sock.fileno()).st_ino
+    return {"name": each.name, **asdict(each.spec), "fileno": fileno, "inode": inode, "waiting": waiting}
+
+
+def describe_process(process: Process) -> dict[str, Any]:
+    """A process: what was asked for, how it is, what became of its output; memory in bytes and cpu in seconds while it runs."""
+    spec = asdict(process.spec)
+    spec["stdout"], spec["stderr"] = spec.pop("out"), spec.pop("err")
+    memory, cpu = _usage(process.pid) if process.exit is None else (None, None)
+    facts = {
+        "id": process.id,
+        "name": process.name,
+        "pid": process.pid,
+        "running": process.exit is None,
+        "started": process.started,
+        "ended": None if process.exit is None else process.exit[1],
+        "code": None if process.exit is None else process.exit[0],
+        "closed": process.closed,
+        "removed": process.removed,
+    }
+    output = dict.fromkeys(("captured", "acknowledged", "buffered", "lost", "unforwarded"), 0)
+    if process.ring is not None:
+        state = process.ring.state
+        output = {
+            "captured": state.tail,
+            "acknowledged": state.acked,
+            "buffered": state.tail - state.head,
+            "lost": state.lost,
+            "unforwarded": state.unforwarded,
+        }
+    return {**facts, **spec, **output, "memory": memory, "cpu": cpu, "watchers": len(process.observers)}
+
+
+def _usage(pid: int) -> tuple[int | None, float | None]:
+    """Resident memory and processor time of a process, see proc(5)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[21]) * _PAGE, (int(fields[11]) + int(fields[12])) / _TICKS
+    return None, None

@@ -1,0 +1,177 @@
+"""How a command is declared, found and checked; help, errors and docs/protocol.md come from the same declarations.
+
+A command is one or two words. Each may be abbreviated: an exact word wins, then the first in sorted order that starts with what was
+typed. Abbreviations that work keep their meaning for ever, so think before you add a word.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from papad.errors import Error
+from papad.protocol import wire
+
+
+@dataclass(frozen=True)
+class Option:
+    """One `name=value` option. `parse` turns the text into a value, or raises ValueError saying what it must be."""
+
+    name: str
+    parse: Callable[[str], Any]
+    help: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, and the handler that does it.
+
+    The handler is called with `(kernel, words)`; one with options, with `(kernel, options, words)`; where `needs_name` is set, too, with
+    `(kernel, name, options, words)`.
+
+    A handler returns the text of its reply, or what only the server can do (a Watch, a Leave), or an awaitable of either.
+    """
+
+    words: tuple[str, ...]
+    usage: str
+    summary: str
+    handler: Callable[..., Any]
+    help: str = ""
+    needs_name: str = ""  # the error when no name follows
+    options: tuple[Option, ...] = ()
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # `env.NAME`: any ending will do; its help
+    rest: bool = True  # whether words may follow the options
+    abbreviate: bool = True
+    examples: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The command as it is typed in full."""
+        return " ".join(self.words)
+
+    def call(self, kernel: Any, words: list[str]) -> Any:
+        """Check what follows the command, then run its handler. Raises Error."""
+        if self.needs_name:
+            if not any(words[:1]):
+                raise Error(self.needs_name)
+            if not words[0].isprintable() and (
+                "\n" in words[0] or words[0] != words[0].encode("utf-8", "replace").decode()
+            ):
+                raise Error("A name must be text without newlines")
+        if not self.options:
+            return self.handler(kernel, words)
+        if not self.needs_name:
+            texts, words = wire.split_options(words)
+            return self.handler(kernel, self._parse(texts), words)
+        name, *words = words
+        texts, words = wire.split_options(words)
+        if words and not self.rest:
+            raise Error(f'Unexpected "{words[0]}"; options are name=value. {self._see_help()}')
+        return self.handler(kernel, name, self._parse(texts), words)
+
+    def _parse(self, texts: dict[str, str]) -> dict[str, Any]:
+        known = {option.name: option for option in self.options}
+        prefixes = {name.partition(".")[0] + "." for name in self.prefixes}
+        values: dict[str, Any] = {}
+        for name, text in texts.items():
+            if "\0" in name + text:
+                raise Error(f"{name} cannot hold the character NUL".replace("\0", "\\0"))
+            prefix = name.partition(".")[0] + "."
+            if prefix in prefixes:
+                values.setdefault(prefix, {})[name[len(prefix) :]] = text
+            elif name not in known:
+                raise Error(f'Unknown option "{name}". {self._see_help()}')
+            else:
+                try:
+                    values[name] = known[name].parse(text)
+                except ValueError as error:
+                    raise Error(f'{name} must be {error}, not "{text}"') from None
+        return values
+
+    def _see_help(self) -> str:
+        return f'Type "help {self.name}"'
+
+    def full_help(self) -> str:
+        """What `help COMMAND` says."""
+        parts = [f"{self.usage}\n\n{self.summary}."]
+        if self.help:
+            parts.append(self.help)
+        if self.options:
+            rows = [(option.name, option.help) for option in self.options]
+            rows += self.prefixes.items()
+            width = max(len(name) for name, _ in rows)
+            parts.append("Options:\n" + "\n".join(f"    {name:{width}}  {text}" for name, text in rows))
+        if self.examples:
+            parts.append("Examples:\n" + "\n".join(f"    {example}" for example in self.examples))
+        return "\n\n".join(parts) + "\n"
+
+
+class Grammar:
+    """All commands, in the order in which help shows them."""
+
+    def __init__(self, commands: Iterable[Command]) -> None:
+        self.commands = tuple(commands)
+        self._tree: dict[str, Command | dict[str, Command]] = {}
+        for command in self.commands:
+            if len(command.words) == 1:
+                self._tree[command.words[0]] = command
+            else:
+                group = self._tree.setdefault(command.words[0], {})
+                assert isinstance(group, dict)
+                group[command.words[1]] = command
+
+    def find(self, words: list[str]) -> tuple[Command, list[str]]:
+        """The command that `words` begin with, and the words after it. Raises Error."""
+        found, rest = self._descend(words)
+        if isinstance(found, Command):
+            return found, rest
+        group = next(name for name, entry in self._tree.items() if entry is found)
+        raise Error(f'"{group}" must be followed by one of: {", ".join(sorted(found))}')
+
+    def help(self, words: list[str]) -> str:
+        """The list of commands, or the help of the one command or group that `words` name. Raises Error."""
+        if not words:
+            return self._overview()
+        found, _ = self._descend(words)
+        if isinstance(found, Command):
+            return found.full_help()
+        return "\n".join(command.full_help() for command in found.values())
+
+    def _descend(self, words: list[str]) -> tuple[Command | dict[str, Command], list[str]]:
+        word = words[0].lower()
+        first = _match(word, self._tree)
+        if first is None:
+            raise Error(f'Unknown command "{word}"')
+        entry = self._tree[first]
+        if isinstance(entry, Command):
+            if word != first and not entry.abbreviate:
+                raise Error(f'You cannot abbreviate "{first}"')
+            return entry, words[1:]
+        if len(words) == 1:
+            return entry, []
+        word = words[1].lower()
+        abbreviations = [name for name, command in entry.items() if command.abbreviate]
+        second = word if word in entry else _match(word, abbreviations)
+        if second is None:
+            choices = ", ".join(sorted(entry))
+            raise Error(f'Bad "{first}" command. The following word must be one of: {choices}')
+        return entry[second], words[2:]
+
+    def _overview(self) -> str:
+        width = max(len(command.name) for command in self.commands)
+        lines = [f"    {command.name:{width}}  {command.summary}" for command in self.commands]
+        notes = (
+            'Type "help COMMAND" for more about one. Every word of a command but exit-if-idle may be abbreviated down to one'
+            " letter. Names may end in the wildcard *. While you watch, a line (say, -) acknowledges what you got and asks"
+            " for more; q acknowledges it and stops."
+        )
+        return "Possible commands are:\n" + "\n".join(lines) + "\n\n" + textwrap.fill(notes, 100) + "\n"
+
+
+def _match(word: str, choices: Iterable[str]) -> str | None:
+    choices = sorted(choices)
+    if word in choices:
+        return word
+    return next((choice for choice in choices if choice.startswith(word)), None)

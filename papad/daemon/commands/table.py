@@ -1,0 +1,434 @@
+"""The command table: every command of papad, declared once, with the function that does it.
+
+To add one: write its function, add its declaration to COMMANDS. Help, errors and docs/protocol.md follow from the declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from papad.daemon.commands import describe
+from papad.daemon.commands.grammar import Command, Grammar, Option
+from papad.daemon.delivery.reader import Query, Reading
+from papad.daemon.delivery.watch import Watch
+from papad.daemon.tables.launch import parse_names, parse_size, specify
+from papad.daemon.tables.patterns import number
+from papad.daemon.tables.processes import Processes
+from papad.daemon.tables.sockets import FAMILIES, TYPES, Sockets
+from papad.daemon.tables.sockets import specify as specify_socket
+from papad.daemon.tables.values import Values
+from papad.errors import Error
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """All that commands work on; `server` gives what is known of papad itself."""
+
+    sockets: Sockets
+    values: Values
+    processes: Processes
+    server: Callable[[], dict[str, Any]]
+
+    @property
+    def idle(self) -> bool:
+        """Whether it holds nothing at all."""
+        return not (len(self.sockets) or len(self.values) or len(self.processes))
+
+    @property
+    def names(self) -> list[str]:
+        """Everything it holds, for people."""
+        found = [f"socket {each.name}" for each in self.sockets]
+        found += [f"process {each.name} (pid {each.pid})" for each in self.processes.select([])]
+        return found + [f"value {name}" for name in self.values]
+
+    @property
+    def status(self) -> str:
+        """What it holds, for people."""
+        counts = (len(self.sockets), "socket"), (len(self.processes), "process"), (len(self.values), "value")
+        texts = [f"{n} {word if n == 1 else {'process': 'processes'}.get(word, word + 's')}" for n, word in counts]
+        return f"{texts[0]}, {texts[1]} ({self.processes.running} running), {texts[2]}"
+
+
+@dataclass(frozen=True)
+class Watching:
+    """A reply after which the connection watches: `line` first, then batches."""
+
+    line: str
+    watch: Watch
+
+
+@dataclass(frozen=True)
+class Leave:
+    """A reply after which the server closes the connection; `exit` asks papad itself to leave when it can."""
+
+    text: str
+    exit: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """A reply that is read from a Reading, until it ends or the client ends it."""
+
+    reading: Reading
+
+
+def list_sockets(kernel: Kernel, patterns: list[str]) -> str:
+    return _list(kernel.sockets.lines(patterns))
+
+
+def list_processes(kernel: Kernel, patterns: list[str]) -> str:
+    return _list(kernel.processes.lines(patterns))
+
+
+def list_values(kernel: Kernel, patterns: list[str]) -> str:
+    return _list(kernel.values.lines(patterns))
+
+
+def make_socket(kernel: Kernel, name: str, options: dict[str, Any], _: list[str]) -> str:
+    return _list([str(kernel.sockets.make(name, specify_socket(options)))])
+
+
+async def make_process(kernel: Kernel, name: str, options: dict[str, Any], args: list[str]) -> str | Watching:
+    process, line = await kernel.processes.make(name, specify(options, args))
+    line = _list([line])
+    return Watching(line, Watch(kernel.processes, [process])) if options.get("watch") else line
+
+
+def remove_sockets(kernel: Kernel, patterns: list[str]) -> str:
+    kernel.sockets.remove(patterns)
+    return ""
+
+
+def remove_processes(kernel: Kernel, patterns: list[str]) -> str:
+    kernel.processes.remove(patterns)
+    return ""
+
+
+def remove_values(kernel: Kernel, patterns: list[str]) -> str:
+    kernel.values.remove(patterns)
+    return ""
+
+
+def watch_processes(kernel: Kernel, patterns: list[str]) -> Watching:
+    found = kernel.processes.select(patterns, required=True)
+    if not found:
+        raise Error("Nothing to watch")
+    return Watching(f"Watching {len(found)}", Watch(kernel.processes, found))
+
+
+def describe_sockets(kernel: Kernel, patterns: list[str]) -> str:
+    return _list([describe.line(describe.describe_socket(each)) for each in kernel.sockets.select(patterns)])
+
+
+def describe_processes(kernel: Kernel, patterns: list[str]) -> str:
+    return _list([describe.line(describe.describe_process(each)) for each in kernel.processes.select(patterns)])
+
+
+def describe_values(kernel: Kernel, patterns: list[str]) -> str:
+    names = kernel.values.select(patterns)
+    return _list([describe.line({"name": name, "value": kernel.values.get(name)}) for name in names])
+
+
+def describe_server(kernel: Kernel, words: list[str]) -> str:
+    held = {"sockets": len(kernel.sockets), "processes": len(kernel.processes), "running": kernel.processes.running}
+    return describe.line({**kernel.server(), **held, "values": len(kernel.values)})
+
+
+def read_output(kernel: Kernel, options: dict[str, Any], patterns: list[str]) -> Output:
+    after, before = (_positions(name, options.pop(f"{name}.", {})) for name in ("after", "before"))
+    return Output(Reading(kernel.processes, Query(patterns, after=after, before=before, **options)))
+
+
+def _positions(option: str, texts: dict[str, str]) -> dict[int, int]:
+    for id, position in texts.items():
+        if number(id) < 0 or number(position) < 0:
+            raise Error(f"{option}.ID=POSITION wants two numbers, not {id} and {position}")
+    return {number(id): number(position) for id, position in texts.items()}
+
+
+def _list(lines: list[str]) -> str:
+    """Lines of a reply: one for each thing, whatever its text."""
+    return "\n".join(line.replace("\n", " ") for line in lines)
+
+
+def set_value(kernel: Kernel, words: list[str]) -> str:
+    if words == ["*"]:
+        raise Error("Value requires a name")
+    kernel.values.set(words[0], " ".join(words[1:]))
+    return ""
+
+
+def get_value(kernel: Kernel, words: list[str]) -> str:
+    return kernel.values.get(words[0])
+
+
+def quit_session(kernel: Kernel, words: list[str]) -> Leave:
+    return Leave("ok\n")
+
+
+def exit_if_idle(kernel: Kernel, words: list[str]) -> str | Leave:
+    return Leave("Exiting papa!\n> ", exit=True) if kernel.idle else "not idle"
+
+
+def show_help(kernel: Kernel, words: list[str]) -> str:
+    try:
+        return GRAMMAR.help(words)
+    except Error as error:  # the original answers this without "Error:"
+        return str(error)
+
+
+def _one_of(choices: dict[str, Any]) -> Any:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError("one of " + ", ".join(sorted(choices)))
+        return text
+
+    return parse
+
+
+def _whole(lowest: int, highest: int) -> Any:
+    def parse(text: str) -> int:
+        if not lowest <= number(text) <= highest:
+            raise ValueError(f"a number from {lowest} to {highest}")
+        return number(text)
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("a number of seconds since 1970") from None
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("0", "1", "true", "false", "yes", "no"):
+        raise ValueError("0 or 1")
+    return text.lower() in ("1", "true", "yes")
+
+
+def _standard_error(text: str) -> int | str:
+    if text not in ("0", "1", "stdout"):
+        raise ValueError("0, 1 or stdout")
+    return text if text == "stdout" else int(text)
+
+
+SOCKET_OPTIONS = (
+    Option("family", _one_of(FAMILIES), "inet, inet6 or unix (default: unix where path is given, otherwise inet)"),
+    Option("type", _one_of(TYPES), "stream, dgram, seqpacket, raw or rdm (default: stream)"),
+    Option("backlog", _whole(0, 2**31 - 1), "how many connections may wait to be accepted (default: 5)"),
+    Option("path", str, "unix: the absolute path; a stale socket file there is replaced, anything else is left alone"),
+    Option("umask", _whole(0, 0o777), "unix: the umask when the path is made, as a decimal number"),
+    Option("host", str, "inet: the address (default: 127.0.0.1 or ::1; with interface 0.0.0.0 or ::)"),
+    Option("port", _whole(0, 65535), "inet: the port (default: 0, the system chooses one)"),
+    Option("interface", str, "inet: receive from this network interface only"),
+    Option(
+        "reuseport",
+        lambda text: "1" if _flag(text) else None,
+        "inet: 1 binds a socket anew for each process that uses it",
+    ),
+)
+
+PROCESS_OPTIONS = (
+    Option("uid", str, "the user, by number or name (default: papad's own)"),
+    Option("gid", str, "the group, by number or name (default: that of uid)"),
+    Option("working_dir", str, "the directory it starts in, an absolute path (default: /)"),
+    Option("shell", _flag, "1 hands the command to /bin/sh -c"),
+    Option("stdout", _whole(0, 1), "0 throws it away (default: 1, captured)"),
+    Option("stderr", _standard_error, "0 throws it away, stdout joins it to stdout (default: 1, captured)"),
+    Option(
+        "bufsize", parse_size, "how much output is kept, in bytes or with k, m, g (default: 1m; 0 captures nothing)"
+    ),
+    Option("output", parse_size, "another name for bufsize"),
+    Option("journal", _flag, "1 also forwards each line to the journal, with PAPAD_NAME=, stderr with priority err"),
+    Option(
+        "listen",
+        parse_names,
+        "NAME[,NAME...]: pass these sockets as systemd does, from descriptor 3 on, with LISTEN_FDS",
+    ),
+    Option("watch", _flag, "1 begins to watch the process at once"),
+)
+
+OUTPUT_OPTIONS = (
+    Option("last", _whole(0, 2**31 - 1), "only the newest so many records, of all processes together"),
+    Option("bytes", parse_size, "only the newest so many bytes, of all processes together; k, m, g as with bufsize"),
+    Option("since", _seconds, "only what came at this time or later, in seconds since 1970"),
+    Option("until", _seconds, "only what came at this time or earlier"),
+    Option("stream", _one_of(dict.fromkeys(("out", "err"))), "only out, or only err"),
+    Option("follow", _flag, "1 goes on with what comes, also from processes made later, until a line is sent"),
+)
+
+_PATTERN_HELP = "A pattern is a name, a name that ends in the wildcard *, or {}. None at all means all."
+
+COMMANDS = (
+    Command(
+        words=("make", "socket"),
+        usage="make socket NAME [OPTION=VALUE ...]",
+        summary="Create a socket to be used by processes",
+        help="It listens from now on, under papad restarts too. A process inherits it under its fileno. The same name with the same"
+        "\noptions answers the socket that is there already.",
+        needs_name="Socket requires a name",
+        options=SOCKET_OPTIONS,
+        rest=False,
+        examples=("make socket uwsgi port=8080", "make socket chaussette path=/run/chaussette.sock umask=7"),
+        handler=make_socket,
+    ),
+    Command(
+        words=("remove", "sockets"),
+        usage="remove sockets [PATTERN ...]",
+        summary="Close and remove sockets by name or file number",
+        help="Processes keep what they have inherited. " + _PATTERN_HELP.format("a file number"),
+        examples=("remove sockets uwsgi", "r s circus.*"),
+        handler=remove_sockets,
+    ),
+    Command(
+        words=("list", "sockets"),
+        usage="list sockets [PATTERN ...]",
+        summary="List sockets by name or file number",
+        help=_PATTERN_HELP.format("a file number"),
+        examples=("list sockets", "l s circus.*"),
+        handler=list_sockets,
+    ),
+    Command(
+        words=("make", "process"),
+        usage="make process NAME [OPTION=VALUE ...] COMMAND [ARGUMENT ...]",
+        summary="Launch a process",
+        help="Its environment is exactly what env. gives it. It inherits all sockets; $(socket.NAME.fileno) and $(socket.NAME.port) in"
+        "\nan argument are replaced. The same name with the same options and command answers the process that is there already.",
+        needs_name="Process requires a name",
+        options=PROCESS_OPTIONS,
+        prefixes={
+            "env.NAME": "a variable of its environment",
+            "rlimit.NAME": "a resource limit, soft and hard; see setrlimit(2)",
+        },
+        examples=(
+            "make process web uid=www-data env.PATH=/usr/bin python3 -m http.server $(socket.web.port)",
+            "make process uwsgi bufsize=64k rlimit.nofile=4096 /usr/bin/uwsgi --socket fd://$(socket.uwsgi.fileno)",
+        ),
+        handler=make_process,
+    ),
+    Command(
+        words=("remove", "processes"),
+        usage="remove processes [PATTERN ...]",
+        summary="Stop recording the output of processes by name or PID",
+        help="They run on; each is forgotten when it ends. " + _PATTERN_HELP.format("a PID"),
+        examples=("remove processes nginx", "r p 3698"),
+        handler=remove_processes,
+    ),
+    Command(
+        words=("list", "processes"),
+        usage="list processes [PATTERN ...]",
+        summary="List processes by name or PID",
+        help=_PATTERN_HELP.format("a PID"),
+        examples=("list processes", "l p nginx.*"),
+        handler=list_processes,
+    ),
+    Command(
+        words=("watch", "processes"),
+        usage="watch processes [PATTERN ...]",
+        summary="Receive the output of processes by name or PID, and their exit codes",
+        help="Any line acknowledges what came and asks for more; q acknowledges it and stops. What was not acknowledged comes again.\n"
+        + _PATTERN_HELP.format("a PID"),
+        examples=("watch processes nginx.*", "w p 3698"),
+        handler=watch_processes,
+    ),
+    Command(
+        words=("output",),
+        usage="output [OPTION=VALUE ...] [PATTERN ...]",
+        summary="Read the output of processes, and leave it where it is",
+        help="What is read stays for watchers, and what they acknowledge is gone from here. "
+        + _PATTERN_HELP.format("a PID"),
+        options=OUTPUT_OPTIONS,
+        prefixes={
+            "after.ID": "for the process with this id, only what comes from this position on",
+            "before.ID": "for the process with this id, only what comes before this position",
+        },
+        examples=("output last=100 web.*", "output follow=1 since=1795450637"),
+        handler=read_output,
+    ),
+    Command(
+        words=("set",),
+        usage="set NAME [VALUE]",
+        summary="Set a named value, or clear it",
+        needs_name="Value requires a name",
+        examples=("set count 5", "set count"),
+        handler=set_value,
+    ),
+    Command(
+        words=("get",),
+        usage="get NAME",
+        summary="Get a named value",
+        needs_name="Value requires a name",
+        examples=("get count",),
+        handler=get_value,
+    ),
+    Command(
+        words=("list", "values"),
+        usage="list values [PATTERN ...]",
+        summary="List values by name",
+        help="A pattern is a name, or a name that ends in the wildcard *. None at all means all.",
+        examples=("list values", "l v circus.*"),
+        handler=list_values,
+    ),
+    Command(
+        words=("remove", "values"),
+        usage="remove values PATTERN ...",
+        summary="Remove values by name",
+        help="A pattern is a name, or a name that ends in the wildcard *. A bare * alone is refused.",
+        examples=("remove values count", "r v circus.*"),
+        handler=remove_values,
+    ),
+    Command(
+        words=("describe", "sockets"),
+        usage="describe sockets [PATTERN ...]",
+        summary="Tell all about sockets, a JSON object each",
+        help=_PATTERN_HELP.format("a file number"),
+        handler=describe_sockets,
+    ),
+    Command(
+        words=("describe", "processes"),
+        usage="describe processes [PATTERN ...]",
+        summary="Tell all about processes, a JSON object each",
+        help=_PATTERN_HELP.format("a PID"),
+        handler=describe_processes,
+    ),
+    Command(
+        words=("describe", "values"),
+        usage="describe values [PATTERN ...]",
+        summary="Tell values exactly, a JSON object each",
+        handler=describe_values,
+    ),
+    Command(
+        words=("describe", "server"),
+        usage="describe server",
+        summary="Tell all about papad itself, as a JSON object",
+        abbreviate=False,  # s has always been sockets
+        handler=describe_server,
+    ),
+    Command(
+        words=("quit",),
+        usage="quit",
+        summary="Close the client session",
+        handler=quit_session,
+    ),
+    Command(
+        words=("exit-if-idle",),
+        usage="exit-if-idle",
+        summary="Exit papad if there are no processes, sockets or values",
+        help="It leaves when the last client has gone, unless a new one comes.",
+        abbreviate=False,
+        handler=exit_if_idle,
+    ),
+    Command(
+        words=("help",),
+        usage="help [COMMAND]",
+        summary="Show the commands, or all about one",
+        examples=("help make process", "h l p"),
+        handler=show_help,
+    ),
+)
+
+GRAMMAR = Grammar(COMMANDS)

@@ -1,0 +1,158 @@
+"""Reading output without consuming it: frames of several processes, merged by time, once or as they come.
+
+A frame is one line, `KIND:NAME:TIMESTAMP:NUMBER:ID:POSITION`, after which those of kind `out` and `err` carry NUMBER bytes and a newline.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+
+from papad.daemon.output.ring import STREAMS, Ring
+from papad.daemon.tables.processes import Process, Processes
+
+_CHUNK = 16 * 1024
+
+Frame = tuple[float, int, int, bytes]  # time, process id, position after it (-1: told of its end), what is sent
+
+
+@dataclass(frozen=True)
+class Query:
+    """What somebody wants to read; times in seconds since 1970."""
+
+    patterns: list[str]
+    last: int | None = None
+    bytes: int | None = None
+    since: float = 0.0
+    until: float = float("inf")
+    stream: str | None = None
+    follow: bool = False
+    after: dict[int, int] = field(default_factory=dict)  # process id -> position
+    before: dict[int, int] = field(default_factory=dict)  # process id -> position
+
+
+class Reading:
+    """One client's reading: `frames` gives what there is, as often as it is asked, each byte once.
+
+    It observes the table, and calls `on_news` when there may be more.
+    """
+
+    def __init__(self, processes: Processes, query: Query) -> None:
+        """Begin to read. Raises Error for a name that does not exist, unless it is to be followed."""
+        self.query = query
+        self.on_news: Callable[[], object] = lambda: None
+        self.found = False
+        """Whether there was any frame at all."""
+        self._processes = processes
+        self._positions: dict[int, int] = dict(query.after)
+        self._told: set[int] = set()  # ids whose end was sent
+        self._news: dict[int, Process] = {}
+        found = processes.select(query.patterns, required=not query.follow)
+        starts = self._newest(found) if (query.last, query.bytes) != (None, None) else {}
+        for process in found:
+            self._news[process.id] = process
+            if process.id not in self._positions:
+                self._positions[process.id] = starts.get(process.id, self._start(process))
+        if query.follow:
+            processes.followers.add(self)
+
+    def end(self) -> None:
+        """Nobody reads any more."""
+        self._processes.followers.discard(self)
+        self.on_news = lambda: None
+
+    def wake(self, process: Process) -> None:
+        """Something happened to a process."""
+        if process.id in self._positions or self._processes.matches(process, self.query.patterns):
+            self._positions.setdefault(process.id, 0)
+            self._news[process.id] = process
+            self.on_news()
+
+    def frames(self) -> Generator[bytes]:
+        """All that came since the last time, merged by time. What is not taken from the iterator is not lost: ask again."""
+        news, self._news = self._news, {}
+        try:
+            for _, id, position, data in heapq.merge(*(self._frames_of(process) for process in news.values())):
+                if position < 0:
+                    self._told.add(id)
+                else:
+                    self._positions[id] = position
+                if data:
+                    self.found = True
+                    yield data
+        finally:
+            self._news = {id: each for id, each in news.items() if self._has_more(each)} | self._news
+
+    def _frames_of(self, process: Process) -> Iterator[Frame]:
+        """The frames of one process from its position on. They count once `frames` has handed them out."""
+        query, id = self.query, process.id
+        position = self._positions[id]
+        before = query.before.get(id, sys.maxsize)
+        while process.ring is not None:
+            start = max(position, process.ring.state.head)
+            chunk = next(process.ring.read(start, min(_CHUNK, before - start)), None)
+            if chunk is None or chunk.time > query.until:
+                break
+            if chunk.position > position:
+                missing = chunk.position - position
+                yield chunk.time, id, chunk.position, _line("lost", process, chunk.time, missing, chunk.position)
+            position = chunk.position + len(chunk.data)
+            stream = STREAMS[chunk.stream]
+            head = _line(stream, process, chunk.time, len(chunk.data), chunk.position)
+            wanted = query.stream in (None, stream)
+            yield chunk.time, id, position, head + chunk.data + b"\n" if wanted else b""
+        if self._at_end(process, position):
+            end = process.closed_at
+            code = process.exit[0] if process.exit is not None else 0
+            yield (
+                end,
+                id,
+                -1,
+                _line("closed", process, end, code, position) if query.since <= end <= query.until else b"",
+            )
+
+    def _at_end(self, process: Process, position: int) -> bool:
+        """Whether the process has ended, all was read up to there, and that was not told yet."""
+        unread = process.ring is not None and position < process.ring.state.tail
+        return process.closed and process.id not in self._told and not unread
+
+    def _has_more(self, process: Process) -> bool:
+        position = self._positions[process.id]
+        unread = process.ring is not None and position < process.ring.state.tail
+        return unread or self._at_end(process, position)
+
+    def _start(self, process: Process) -> int:
+        """Where to begin when nobody says: with what was kept, after what a watcher acknowledged."""
+        if process.ring is None:
+            return 0
+        if self.query.since:
+            return process.ring.position_at(self.query.since)
+        return max(0, process.ring.state.head - process.ring.state.lost)
+
+    def _newest(self, processes: list[Process]) -> dict[int, int]:
+        """Where the newest `last` records of all, or the newest `bytes`, begin for each process."""
+        query = self.query
+        stream = None if query.stream is None else STREAMS.index(query.stream)
+        starts = {each.id: each.ring.state.tail for each in processes if each.ring is not None}
+        records = (_newest_first(each.id, each.ring, stream) for each in processes if each.ring is not None)
+        wanted = sys.maxsize if query.last is None else query.last
+        room = sys.maxsize if query.bytes is None else query.bytes
+        for time, id, position, end in heapq.merge(*records, reverse=True):
+            if not wanted or not room:
+                break
+            if query.since <= time <= query.until:
+                starts[id] = max(position, end - room)
+                wanted -= 1
+                room -= end - starts[id]
+        return starts
+
+
+def _newest_first(id: int, ring: Ring, stream: int | None) -> Iterator[tuple[float, int, int, int]]:
+    for time, position, end in ring.newest_first(stream):
+        yield time, id, position, end
+
+
+def _line(kind: str, process: Process, time: float, number: int, position: int) -> bytes:
+    return f"{kind}:{process.name}:{time}:{number}:{process.id}:{position}\n".encode()

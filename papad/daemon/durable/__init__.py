@@ -1,0 +1,1 @@
+"""What outlives a crash: the vault with its records, and what systemd keeps for us. Imports nothing else of the daemon."""

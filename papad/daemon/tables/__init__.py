@@ -1,0 +1,1 @@
+"""What papad holds: sockets, values, processes. May import durable, output and nursery."""

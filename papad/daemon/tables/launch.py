@@ -1,0 +1,205 @@
+"""What a process is started with: its spec, the sockets and pipes it gets, and the request to the nursery."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import grp
+import os
+import pwd
+import resource
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from papad.daemon.tables.patterns import number
+from papad.daemon.tables.sockets import FIRST_FILENO, Socket, Sockets, clone
+from papad.errors import Error
+
+_DEFAULT_BUFSIZE = 1 << 20
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SPARE_DESCRIPTORS = 64  # that no process gets: a restart needs some to take back all the others
+_FIRST_PASSED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
+_MAX_BUFSIZE = 1 << 40
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What was asked for. Two processes are the same if their specs are equal."""
+
+    args: list[str]
+    env: dict[str, str]
+    rlimits: dict[str, int]
+    working_dir: str | None = None
+    shell: bool = False
+    out: int = 1
+    err: int | str = 1
+    bufsize: int = _DEFAULT_BUFSIZE
+    uid: int | None = None
+    gid: int | None = None
+    journal: bool = False  # forward each line
+    listen: list[str] | None = None  # names of sockets to be passed as systemd does
+
+
+def parse_size(text: str) -> int:
+    """Bytes, from a number with an optional k, m or g. Raises ValueError saying what is wanted."""
+    digits, unit = (text[:-1], _UNITS[text[-1].lower()]) if text[-1:].lower() in _UNITS else (text, 1)
+    if not 0 <= number(digits) * unit <= _MAX_BUFSIZE:
+        raise ValueError("a number of bytes, with k, m or g after it if you like")
+    return number(digits) * unit
+
+
+def parse_names(text: str) -> list[str]:
+    """Names of sockets with commas between. Raises ValueError saying what is wanted."""
+    names = text.split(",")
+    if not all(names) or len(names) > FIRST_FILENO - _FIRST_PASSED:
+        raise ValueError(f"names of sockets with commas between, {FIRST_FILENO - _FIRST_PASSED} at most")
+    return names
+
+
+def specify(options: dict[str, Any], args: list[str]) -> Spec:
+    """The spec for parsed options. Raises Error where they make no sense."""
+    bufsize = options.get("bufsize", options.get("output", _DEFAULT_BUFSIZE))
+    uid, gid = _user(options.get("uid", "")), _group(options.get("gid", ""))
+    if uid and gid is None:
+        gid = pwd.getpwuid(uid).pw_gid
+    directory = options.get("working_dir") or None
+    if directory and not os.path.isabs(directory):
+        raise Error(f'working_dir must be an absolute path, not "{directory}"')
+    env = options.get("env.", {})
+    if any("\0" in arg for arg in args):
+        raise Error("Arguments cannot hold the character NUL")
+    captured = {"out": options.get("stdout", 1), "err": options.get("stderr", 1)} if bufsize else {"out": 0, "err": 0}
+    if options.get("journal") and not any(captured.values()):
+        raise Error(
+            "journal=1 forwards what is captured, and nothing is: leave out stdout=0 and stderr=0, or bufsize=0"
+        )
+    limits = dict(_limit(name, text) for name, text in options.get("rlimit.", {}).items())
+    return Spec(
+        args,
+        env,
+        limits,
+        directory,
+        options.get("shell", False),
+        **captured,
+        bufsize=bufsize,
+        uid=uid,
+        gid=gid,
+        journal=options.get("journal", False),
+        listen=options.get("listen"),
+    )
+
+
+def inherit(name: str, spec: Spec, sockets: Sockets, cleanup: contextlib.ExitStack) -> tuple[dict[int, int], list[str]]:
+    """What the process `name` inherits, as {file number: our descriptor}, and its arguments with `$(socket.…)` replaced.
+
+    A reuseport socket is bound anew for each process that names its fileno, and closed here by `cleanup`. Raises Error.
+    """
+    inherited = {each.fileno: each.sock.fileno() for each in sockets if not each.spec.reuseport}
+
+    def own(found: Socket) -> int:
+        if found.fileno not in inherited:
+            inherited[found.fileno] = cleanup.enter_context(clone(found)).fileno()
+        return inherited[found.fileno]
+
+    fixed = []
+    for arg in spec.args:
+        text, *references = arg.split("$(socket.")
+        for piece in references:
+            reference, closing, rest = piece.partition(")")
+            if not closing:
+                raise Error(f'Process for {name} argument starts with "$(socket." but has no closing parenthesis')
+            socket_name, _, what = reference.rpartition(".")
+            if what not in ("port", "fileno"):
+                raise Error('You forgot to specify either ".port" or ".fileno" after the name')
+            found = _find(socket_name, sockets)
+            if what == "port" and found.spec.port is None:
+                raise Error(f"Socket {socket_name} has no port; it is a Unix socket")
+            if what == "fileno":
+                own(found)
+            text += f"{found.spec.port if what == 'port' else found.fileno}{rest}"
+        fixed.append(text)
+    passed = {_FIRST_PASSED + i: own(_find(socket_name, sockets)) for i, socket_name in enumerate(spec.listen or ())}
+    return inherited | passed, fixed
+
+
+def _find(name: str, sockets: Sockets) -> Socket:
+    found = sockets.get(name)
+    if found is None:
+        raise Error(f"Socket {name} not found")
+    return found
+
+
+def standard_streams(spec: Spec, cleanup: contextlib.ExitStack) -> tuple[list[int], dict[int, int]]:
+    """Descriptors for 0, 1 and 2 of the child, closed by `cleanup`; and the reading ends of its pipes, the caller's."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    cleanup.callback(os.close, null)
+    if null >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    standard = [null, null, null]
+    readers: dict[int, int] = {}
+    try:
+        for stream, wanted in enumerate((spec.out, spec.err)):
+            if wanted == "stdout":
+                standard[2] = standard[1]
+            elif wanted:
+                readers[stream], standard[1 + stream] = os.pipe2(os.O_CLOEXEC)
+                cleanup.callback(os.close, standard[1 + stream])
+                fcntl.fcntl(readers[stream], fcntl.F_SETFL, os.O_NONBLOCK)
+    except OSError:
+        for reader in readers.values():
+            os.close(reader)
+        raise
+    return standard, readers
+
+
+def request(spec: Spec, args: list[str]) -> dict[str, Any]:
+    """What the nursery is told about a process: the spec, ready for exec."""
+    groups = None
+    if spec.uid is not None:
+        user = pwd.getpwuid(spec.uid)
+        groups = os.getgrouplist(user.pw_name, user.pw_gid if spec.gid is None else spec.gid)
+    wanted = {
+        key: value
+        for key, value in asdict(spec).items()
+        if key in ("env", "rlimits", "working_dir", "uid", "gid", "listen")
+    }
+    return wanted | {"args": ["/bin/sh", "-c", *args] if spec.shell else args, "groups": groups}
+
+
+def _user(text: str) -> int | None:
+    if not text:
+        return None
+    try:
+        return pwd.getpwuid(int(text)).pw_uid
+    except (KeyError, OverflowError):
+        raise Error(f"{text!r} is not a valid user id") from None
+    except ValueError:
+        pass
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except (KeyError, ValueError):
+        raise Error(f"{text!r} is not a valid user name") from None
+
+
+def _group(text: str) -> int | None:
+    if not text:
+        return None
+    try:
+        return grp.getgrgid(int(text)).gr_gid if text.isdecimal() else grp.getgrnam(text).gr_gid
+    except (KeyError, ValueError, OverflowError):
+        raise Error(f"No such group: {text!r}") from None
+
+
+def _limit(name: str, text: str) -> tuple[str, int]:
+    if not hasattr(resource, "RLIMIT_" + name.upper()):
+        raise Error(f'Unknown rlimit "{name}"')
+    try:
+        value = resource.RLIM_INFINITY if text in ("infinity", "unlimited") else int(text)
+    except ValueError:
+        raise Error(f'The rlimit value for "{name}" must be an integer, not "{text}"') from None
+    if not -1 <= value < 1 << 63:
+        raise Error(
+            f'The rlimit value for "{name}" must be from 0 to {(1 << 63) - 1}, or -1 for no limit, not "{text}"'
+        )
+    return name.lower(), value

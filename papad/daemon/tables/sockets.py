@@ -1,0 +1,321 @@
+"""Managed listening sockets: made here, kept in the FD store, inherited by processes under a number that never changes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from papad.daemon.durable.systemd import Service, socket_entry
+from papad.daemon.durable.vault import Vault, rebuilt
+from papad.daemon.tables.patterns import select
+from papad.errors import Error
+
+log = logging.getLogger("papad")
+
+FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
+TYPES = {
+    "stream": socket.SOCK_STREAM,
+    "dgram": socket.SOCK_DGRAM,
+    "seqpacket": socket.SOCK_SEQPACKET,
+    "raw": socket.SOCK_RAW,
+    "rdm": socket.SOCK_RDM,
+}
+FIRST_FILENO = 64
+"""The lowest number a socket is inherited under; below is room for 0, 1, 2 and for LISTEN_FDS."""
+
+_KEY = "socket:"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What was asked for, with defaults filled in; in the order of the keys in a socket's line."""
+
+    family: str
+    type: str
+    backlog: int
+    path: str | None = None
+    umask: int | None = None
+    host: str | None = None
+    port: int | None = None
+    interface: str | None = None
+    reuseport: str | None = None
+
+    def satisfied_by(self, other: Spec) -> bool:
+        """Whether a socket of the spec `other` is what this one asks for: a port of 0 matches any, reuseport either."""
+        return replace(self, port=self.port or other.port, reuseport=other.reuseport) == other
+
+
+@dataclass(frozen=True)
+class Socket:
+    """A managed socket. With reuseport, `sock` only reserves the port, and each process gets one of its own."""
+
+    name: str
+    spec: Spec
+    fileno: int
+    sock: socket.socket
+    node: tuple[int, int] | None = None  # device and inode of the path, to unlink only what is ours
+
+    def __str__(self) -> str:
+        pairs = [f"{key}={value}" for key, value in asdict(self.spec).items() if value is not None]
+        if not self.spec.reuseport:
+            pairs.append(f"fileno={self.fileno}")
+        return " ".join((self.name, *pairs))
+
+    @property
+    def entry(self) -> str:
+        """Its name in the FD store."""
+        return socket_entry(self.fileno, self.name)
+
+
+class Sockets:
+    """All managed sockets by name."""
+
+    def __init__(self, service: Service, vault: Vault) -> None:
+        """Take back what an earlier papad left; a record without its socket, or the reverse, is dropped alone."""
+        self._service = service
+        self._vault = vault
+        self._sockets: dict[str, Socket] = {}
+        for key, entry in list(vault.entries.items()):
+            if key.startswith(_KEY):
+                name = key[len(_KEY) :]
+                try:
+                    spec, fileno = rebuilt(Spec, entry.fields["spec"]), int(entry.fields["fileno"])
+                    node = entry.fields["node"]
+                    sock = service.take_socket(socket_entry(fileno, name))
+                except (KeyError, TypeError, ValueError, OSError) as error:
+                    log.error("socket %s cannot be recovered and is dropped: %r", name, error)
+                    vault.erase(key)
+                else:
+                    self._sockets[name] = Socket(name, spec, fileno, sock, node and tuple(node))
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def __iter__(self) -> Iterator[Socket]:
+        return iter(self._sockets.values())
+
+    def get(self, name: str) -> Socket | None:
+        """The socket of that name."""
+        return self._sockets.get(name)
+
+    def make(self, name: str, spec: Spec) -> Socket:
+        """The socket `name`, made now unless it is there with the same options. Raises Error, and then leaves nothing behind."""
+        existing = self._sockets.get(name)
+        if existing is not None:
+            if spec.satisfied_by(existing.spec):
+                return existing
+            raise Error(f"Socket for {name} has already been created - {existing}")
+        if spec.path and any(spec.path == other.spec.path for other in self):
+            raise Error(f"Socket for {spec.path} has already been created")
+        if len(self) >= self._service.max_sockets:
+            raise Error(f"The limit of {self._service.max_sockets} sockets is reached; remove some that are not needed")
+        fileno = FIRST_FILENO
+        for used in sorted(other.fileno for other in self):
+            if used == fileno:
+                fileno += 1
+        with contextlib.ExitStack() as cleanup_on_fail:
+            sock = _open(spec, cleanup_on_fail)
+            if spec.port is not None and not spec.port:
+                spec = replace(spec, port=sock.getsockname()[1])
+            made = Socket(name, spec, fileno, sock, _node(spec.path))
+            self._service.store(made.entry, sock.fileno())
+            cleanup_on_fail.callback(self._service.unstore, made.entry)
+            self._vault.write(_KEY + name, {"spec": asdict(spec), "fileno": fileno, "node": made.node})
+            cleanup_on_fail.pop_all()
+        self._sockets[name] = made
+        log.info("made socket %s", made, extra={"PAPAD_NAME": name})
+        return made
+
+    def lines(self, patterns: list[str]) -> list[str]:
+        """The lines of those that match, sorted."""
+        return sorted(str(each) for each in self.select(patterns))
+
+    def remove(self, patterns: list[str]) -> None:
+        """Close those that match and unlink their paths; processes keep what they inherited. Raises Error."""
+        for removed in self.select(patterns, required=True):
+            name = removed.name
+            self._vault.erase(_KEY + name)
+            del self._sockets[name]
+            self._service.unstore(removed.entry)
+            _unlink(removed)
+            removed.sock.close()
+            log.info("removed socket %s", name, extra={"PAPAD_NAME": name})
+        self._service.barrier()  # the address is free when we answer, unless a process has the socket
+
+    def close(self) -> None:
+        """papad ends. What nothing keeps for a next one is cleaned up; with an FD store all stays as it is."""
+        if not self._service.managed:
+            for each in self:
+                _unlink(each)
+
+    def select(self, patterns: list[str], *, required: bool = False) -> list[Socket]:
+        """Those that match, by name. Raises Error for a name that does not exist, where `required`."""
+        numbers = {each.fileno: each.name for each in self}
+        return [self._sockets[name] for name in select(self._sockets, patterns, numbers=numbers, required=required)]
+
+
+def specify(options: dict[str, Any]) -> Spec:
+    """The spec for parsed options, defaults filled in. Raises Error where they make no sense together."""
+    path = options.get("path")
+    family = options.get("family", "unix" if path else "inet")
+    spec = Spec(family, options.get("type", "stream"), options.get("backlog", 5))
+    if family == "unix":
+        if not path or not os.path.isabs(path) or path.endswith("/"):
+            raise Error("Absolute path required for Unix sockets")
+        wrong = [name for name in ("host", "port", "interface", "reuseport") if options.get(name)]
+        if wrong:
+            raise Error(f"A Unix socket has no {wrong[0]}; leave {wrong[0]}= out")
+        return replace(spec, path=path, umask=options.get("umask"))
+    if path:
+        raise Error("path is for Unix sockets; leave out family= or path=")
+    if options.get("umask") is not None:
+        raise Error("umask is for Unix sockets; leave it out or give a path=")
+    interface = options.get("interface") or None
+    everywhere, here = ("::", "::1") if family == "inet6" else ("0.0.0.0", "127.0.0.1")
+    host = options.get("host") or (everywhere if interface else here)
+    return replace(
+        spec, host=host, port=options.get("port", 0), interface=interface, reuseport=options.get("reuseport") or None
+    )
+
+
+def clone(of: Socket) -> socket.socket:
+    """Another socket bound like a reuseport socket, for one process alone; the caller's to close. Raises Error."""
+    with contextlib.ExitStack() as cleanup_on_fail:
+        sock = _bound(of.spec, cleanup_on_fail)
+        _listen(sock, of.spec)
+        cleanup_on_fail.pop_all()
+        return sock
+
+
+def _open(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
+    """A socket bound and listening as `spec` says; `cleanup_on_fail` undoes all of it. Raises Error."""
+    sock = _bound(spec, cleanup_on_fail)
+    if spec.reuseport:
+        _reserve(sock, spec)
+    else:
+        _listen(sock, spec)
+    return sock
+
+
+def _bound(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
+    try:
+        sock = socket.socket(FAMILIES[spec.family], TYPES[spec.type])
+    except OSError as error:
+        raise Error(f"Cannot make a {spec.family} socket of type {spec.type}: {error.strerror}") from None
+    cleanup_on_fail.callback(sock.close)
+    if spec.path:
+        bind_path(sock, spec.path, spec.umask)
+        cleanup_on_fail.callback(os.unlink, spec.path)
+        return sock
+    assert spec.host is not None
+    assert spec.port is not None
+    address = _resolve(spec.host, spec.port, sock.family, sock.type)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if spec.reuseport:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if spec.interface:
+        _bind_to_interface(sock, spec.interface)
+    try:
+        sock.bind(address)
+    except OSError as error:
+        raise Error(f"Bind failed on {spec.host}:{spec.port}: {error}") from None
+    return sock
+
+
+def _listen(sock: socket.socket, spec: Spec) -> None:
+    if spec.type in ("stream", "seqpacket"):
+        try:
+            sock.listen(spec.backlog)
+        except OSError as error:
+            raise Error(f"Cannot listen: {error.strerror}") from None
+
+
+def _reserve(sock: socket.socket, spec: Spec) -> None:
+    """Keep the port without taking anything that arrives at it.
+
+    A TCP socket that does not listen gets nothing. A datagram socket would get its share, unless it is connected: then it gets only
+    what comes from its peer, the discard port, and reuseport passes it over.
+    """
+    if spec.type == "dgram":
+        host = sock.getsockname()[0]
+        if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
+            host = "::1" if spec.family == "inet6" else "127.0.0.1"
+        try:
+            sock.connect((host, 9))
+        except OSError as error:
+            raise Error(f"Cannot reserve {spec.host}:{spec.port}: {error.strerror}; is the interface up?") from None
+
+
+def _resolve(host: str, port: int, family: int, kind: int) -> Any:
+    try:
+        return socket.getaddrinfo(host, port, family, kind, flags=socket.AI_PASSIVE)[0][4]
+    except (socket.gaierror, UnicodeError):
+        raise Error(f"Cannot resolve host {host} as an address of this family") from None
+
+
+def _bind_to_interface(sock: socket.socket, interface: str) -> None:
+    names = [name for _, name in socket.if_nameindex()]
+    if interface not in names:
+        raise Error(f"There is no interface {interface}; there are: {', '.join(sorted(names))}")
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+    except OSError as error:
+        raise Error(f"Cannot bind to interface {interface}: {error.strerror}") from None
+
+
+def bind_path(sock: socket.socket, path: str, umask: int | None) -> None:
+    """Bind a Unix socket to a path that nobody serves; a stale socket file there is replaced. Raises Error."""
+    _remove_stale(path, sock.type)
+    old = os.umask(umask) if umask is not None else None
+    try:
+        sock.bind(path)
+    except (OSError, ValueError) as error:
+        raise Error(f"Bind failed: {error}") from None
+    finally:
+        if old is not None:
+            os.umask(old)
+
+
+def _remove_stale(path: str, kind: int) -> None:
+    """Unlink a socket file that nobody serves any more; anything else at the path is left alone. Raises Error."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return  # nothing there, or bind will say what is wrong
+    if not stat.S_ISSOCK(mode):
+        raise Error(f"Bind failed: {path} exists and is not a socket; it is left alone")
+    with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            try:
+                os.unlink(path)
+            except OSError as why:
+                raise Error(f"Bind failed: the stale socket at {path} cannot be replaced: {why.strerror}") from None
+            return
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return
+    raise Error(f"Bind failed: {path} is in use by another socket")
+
+
+def _node(path: str | None) -> tuple[int, int] | None:
+    if path is None:
+        return None
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _unlink(removed: Socket) -> None:
+    """Remove the path of a Unix socket, unless something else stands there by now."""
+    with contextlib.suppress(OSError):
+        if removed.spec.path is not None and _node(removed.spec.path) == removed.node:
+            os.unlink(removed.spec.path)

@@ -1,0 +1,56 @@
+"""Named values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from papad.daemon.durable.vault import Vault
+from papad.daemon.tables.patterns import select
+from papad.errors import Error
+
+_KEY = "value:"
+
+
+class Values:
+    """All values by name; each change is in the vault before the call returns."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+        self._values: dict[str, str] = {}
+        for key, entry in vault.entries.items():
+            if key.startswith(_KEY):
+                self._values[key[len(_KEY) :]] = str(entry.fields.get("value", ""))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def get(self, name: str) -> str:
+        """The value, or an empty string."""
+        return self._values.get(name, "")
+
+    def set(self, name: str, value: str) -> None:
+        """Set a value; an empty one clears it. Raises OSError when there is no room."""
+        if value:
+            self._vault.write(_KEY + name, {"value": value})
+            self._values[name] = value
+        elif name in self._values:
+            self._vault.erase(_KEY + name)
+            del self._values[name]
+
+    def lines(self, patterns: list[str]) -> list[str]:
+        """`NAME VALUE` of those that match, sorted."""
+        return sorted(f"{name} {self._values[name]}" for name in self.select(patterns))
+
+    def remove(self, patterns: list[str]) -> None:
+        """Remove those that match. Raises Error for no pattern or a bare `*`: nobody means that."""
+        if not patterns or patterns == ["*"]:
+            raise Error("You cannot remove all variables")
+        for name in self.select(patterns):
+            self.set(name, "")
+
+    def select(self, patterns: list[str]) -> list[str]:
+        """The names that match, sorted."""
+        return select(self._values, patterns, numbers={})

@@ -1,1 +1,0 @@
-"""The daemon. Nothing outside this package imports it."""

@@ -1,0 +1,350 @@
+"""What clients send, and how they understand the answers, without any I/O: one `Request` for each command.
+
+Both clients, the blocking one and that for asyncio, are thin layers over these. Words go out exactly (wire.exact_line), so
+blanks, newlines, quotes and bytes that are not UTF-8 arrive as they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+
+from papad.errors import Error
+from papad.protocol import wire
+
+T = TypeVar("T")
+Made = TypeVar("Made", covariant=True)
+Watching = TypeVar("Watching", covariant=True)
+F = TypeVar("F", bound=Callable[..., object])
+Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+"""What is accepted as a word: text, bytes, paths. Numbers and whatever else str() knows are tolerated."""
+Word = str | tuple[str, str]
+PIPE, STDOUT, DEVNULL = -1, -2, -3
+"""As in subprocess, which takes long to import."""
+
+_FAMILIES = {int(family): family.name[3:].lower() for family in socket.AddressFamily if family}
+_TYPES = {int(kind): kind.name[5:].lower() for kind in socket.SocketKind}
+_SOCKET = re.compile(
+    r"(?P<name>.*?) family=(?P<family>\w+) type=(?P<type>\w+) backlog=(?P<backlog>\d+)"
+    r"(?: path=(?P<path>.*?)(?: umask=(?P<umask>\d+))?|"
+    r" host=(?P<host>.*?) port=(?P<port>\d+)(?: interface=(?P<interface>.*?))?(?: reuseport=(?P<reuseport>1))?)"
+    r"(?: fileno=(?P<fileno>\d+))?",
+    re.DOTALL,
+)
+_PROCESS = re.compile(
+    r"(?P<name>.*?) pid=(?P<pid>\d+) running=(?P<running>True|False) started=(?P<started>[\d.e+]+)"
+    r"(?: uid=(?P<uid>\S+))?(?: gid=(?P<gid>\S+))?(?: shell=(?P<shell>True))? args=(?P<args>.*)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Request(Generic[T]):
+    """One command: its line, what its answer means, and whether it may be sent again when nobody knows if it was obeyed."""
+
+    line: bytes
+    parse: Callable[[str], T]
+    repeatable: bool = True
+    watched: tuple[object, ...] = ()
+    """The patterns, if it begins to watch."""
+
+
+def as_method(method: F, request: Callable[..., object], name: str = "") -> F:
+    """`method` as help() and IDEs are to see it: documented like the request, with its parameters after `self`."""
+    assert isinstance(method, FunctionType)
+    assert isinstance(request, FunctionType)
+    method.__name__ = name or request.__name__
+    method.__qualname__ = f"Papa.{method.__name__}"
+    method.__doc__ = request.__doc__
+    parameters = inspect.signature(request).parameters.values()
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    returned = str(request.__annotations__["return"]).removeprefix("Request[").removesuffix("]")
+    method.__signature__ = inspect.Signature([own, *parameters], return_annotation=returned)  # type: ignore[attr-defined]
+    return method
+
+
+def text(value: object) -> str:
+    """A word as text; bytes that are not UTF-8 become lone surrogates, as os.fsdecode does it."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def line(words: Iterable[Word]) -> bytes:
+    """The exact line for words and options. Raises Error where there is nothing to send, or no way to."""
+    words = list(words)
+    if not any(words):
+        raise Error("no command")
+    try:
+        return wire.exact_line(words)
+    except UnicodeEncodeError as error:
+        raise Error(f"cannot be sent: {error}") from None
+
+
+def list_sockets(*patterns: object) -> Request[dict[str, dict[str, Any]]]:
+    """Name to options of those that match."""
+    return Request(_about("list", "sockets", patterns), lambda answer: dict(map(_socket_of, _lines(answer))))
+
+
+def make_socket(
+    name: Text,
+    host: Text | None = None,
+    port: int | None = None,
+    family: int | None = None,
+    socket_type: int | None = None,
+    backlog: int | None = None,
+    path: Text | None = None,
+    umask: int | None = None,
+    interface: Text | None = None,
+    reuseport: bool | None = None,
+) -> Request[dict[str, Any]]:
+    """Make a socket, or get the one that is there with the same options."""
+    options: dict[str, object] = {"backlog": backlog}
+    if family is not None:
+        options["family"] = _known(_FAMILIES, family, "socket family")
+    if socket_type is not None:
+        options["type"] = _known(_TYPES, socket_type, "socket type")
+    if path:
+        if not text(path).startswith("/") or text(path).endswith("/"):
+            raise Error(f"A socket's path must be absolute and that of a file, not {text(path)!r}")
+        options |= {"path": path, "umask": umask}
+    else:
+        options |= {"host": host, "port": port, "interface": interface, "reuseport": 1 if reuseport else None}
+    words = ["make", "socket", _named("Socket", name), *option_words(options)]
+    return Request(line(words), lambda answer: _socket_of(answer)[1])
+
+
+def remove_sockets(*patterns: object) -> Request[bool]:
+    """Close those that match; none given means all."""
+    return Request(_about("remove", "sockets", patterns), _true, repeatable=False)
+
+
+def list_values(*patterns: object) -> Request[dict[str, str]]:
+    """Name to value of those that match."""
+    return Request(
+        _about("describe", "values", patterns),
+        lambda answer: {each["name"]: each["value"] for each in map(json.loads, _lines(answer))},
+    )
+
+
+def set_value(name: Text, value: object = None) -> Request[None]:
+    """Set a value; none, or an empty one, clears it."""
+    words = ["set", _named("Value", name)]
+    if value:  # as ever: what is false clears
+        words.append(text(value))
+    return Request(line(words), lambda answer: None)
+
+
+def get_value(name: Text) -> Request[str | None]:
+    """A value, None where there is none."""
+    every = list_values(_named("Value", name))
+    return Request(every.line, lambda answer: every.parse(answer).get(text(name)))
+
+
+def remove_values(*patterns: object) -> Request[bool]:
+    """Clear those that match."""
+    return Request(_about("remove", "values", patterns), _true)
+
+
+def list_processes(*patterns: object) -> Request[dict[str, dict[str, Any]]]:
+    """Name to pid and so on of those that match."""
+    return Request(_about("list", "processes", patterns), lambda answer: dict(map(_process_of, _lines(answer))))
+
+
+def make_process(
+    name: Text,
+    executable: Text | None = None,
+    args: object = None,
+    env: Mapping[Any, Any] | None = None,
+    working_dir: Text | None = None,
+    uid: int | Text | None = None,
+    gid: int | Text | None = None,
+    rlimits: Mapping[str, Any] | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    bufsize: int | str | None = None,
+    watch_immediately: bool | None = None,
+    *,
+    shell: bool | None = None,
+    listen: Iterable[Text] | None = None,
+    journal: bool | None = None,
+) -> Request[dict[str, Any]]:
+    """Start a process, or get the one that is there and was made the same way."""
+    options: dict[str, object] = {"working_dir": working_dir, "uid": uid, "gid": gid, "bufsize": bufsize}
+    options |= {"watch": 1 if watch_immediately else None, "shell": 1 if shell else None}
+    options |= {"journal": 1 if journal else None, "listen": ",".join(map(text, listen)) if listen else None}
+    if bufsize != 0:
+        options["stdout"] = _stream("stdout", stdout, {DEVNULL: "0", PIPE: None})
+        joined = {DEVNULL: "0", STDOUT: "stdout", PIPE: None}
+        options["stderr"] = _stream("stderr", stderr, joined)
+    words: list[Word] = ["make", "process", _named("Process", name), *option_words(options)]
+    words += [(f"env.{text(key)}", text(value)) for key, value in (env or {}).items()]
+    words += [(f"rlimit.{key.lower()}", text(value)) for key, value in (rlimits or {}).items()]
+    words += [text(executable)] if executable else []
+    words += _arguments(args)
+    return Request(line(words), lambda answer: _process_of(answer)[1], watched=(name,) if watch_immediately else ())
+
+
+class MakeProcess(Protocol[Made, Watching]):
+    """`make_process` as a method: whether it gives what was made or a watcher is told by `watch_immediately`."""
+
+    @overload
+    def __call__(
+        self,
+        name: Text,
+        executable: Text | None = None,
+        args: object = None,
+        env: Mapping[Any, Any] | None = None,
+        working_dir: Text | None = None,
+        uid: int | Text | None = None,
+        gid: int | Text | None = None,
+        rlimits: Mapping[str, Any] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        bufsize: int | str | None = None,
+        watch_immediately: Literal[False] | None = None,
+        *,
+        shell: bool | None = None,
+        listen: Iterable[Text] | None = None,
+        journal: bool | None = None,
+    ) -> Made: ...
+
+    @overload
+    def __call__(
+        self,
+        name: Text,
+        executable: Text | None = None,
+        args: object = None,
+        env: Mapping[Any, Any] | None = None,
+        working_dir: Text | None = None,
+        uid: int | Text | None = None,
+        gid: int | Text | None = None,
+        rlimits: Mapping[str, Any] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        bufsize: int | str | None = None,
+        *,
+        watch_immediately: Literal[True],
+        shell: bool | None = None,
+        listen: Iterable[Text] | None = None,
+        journal: bool | None = None,
+    ) -> Watching: ...
+
+    @overload
+    def __call__(
+        self,
+        name: Text,
+        executable: Text | None = None,
+        args: object = None,
+        env: Mapping[Any, Any] | None = None,
+        working_dir: Text | None = None,
+        uid: int | Text | None = None,
+        gid: int | Text | None = None,
+        rlimits: Mapping[str, Any] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        bufsize: int | str | None = None,
+        watch_immediately: bool | None = None,
+        *,
+        shell: bool | None = None,
+        listen: Iterable[Text] | None = None,
+        journal: bool | None = None,
+    ) -> Made | Watching: ...
+
+
+def remove_processes(*patterns: object) -> Request[bool]:
+    """Stop recording those that match; none given means all."""
+    return Request(_about("remove", "processes", patterns), _true, repeatable=False)
+
+
+def watch_processes(*patterns: object) -> bytes:
+    """The line that begins to watch."""
+    return _about("watch", "processes", patterns)
+
+
+def exit_if_idle() -> Request[bool]:
+    """Whether papad leaves now because it holds nothing."""
+    return Request(line(["exit-if-idle"]), lambda answer: answer.startswith("Exiting"), repeatable=False)
+
+
+def describe(kind: str, *patterns: object) -> Request[list[dict[str, Any]]]:
+    """Everything known about sockets, processes, values, or the server."""
+    return Request(_about("describe", kind, patterns), lambda answer: [json.loads(each) for each in _lines(answer)])
+
+
+def _about(verb: str, kind: str, patterns: Iterable[object]) -> bytes:
+    return line([verb, kind, *pattern_words(patterns)])
+
+
+def _named(what: str, name: Text) -> str:
+    if not name:
+        raise Error(f"{what} requires a name")
+    return text(name)
+
+
+def pattern_words(patterns: Iterable[object]) -> list[Word]:
+    return [text(pattern) for pattern in patterns if pattern is not None]
+
+
+def option_words(values: Mapping[str, object]) -> list[Word]:
+    return [(name, text(value)) for name, value in values.items() if value is not None]
+
+
+def _arguments(args: object) -> list[Word]:
+    if args is None or args == "":
+        return []
+    if isinstance(args, str | bytes | os.PathLike) or not isinstance(args, Iterable):
+        return [text(args)]
+    return [text(arg) for arg in args if arg is not None]
+
+
+def _known(names: Mapping[int, str], number: int, what: str) -> str:
+    if number not in names:
+        raise Error(f"Invalid {what} {number!r}; take one from the socket module")
+    return names[number]
+
+
+def _stream(name: str, given: int | None, words: Mapping[int, str | None]) -> str | None:
+    if given is None:
+        return None
+    if given not in words:
+        known = {DEVNULL: "DEVNULL", PIPE: "PIPE", STDOUT: "STDOUT"}
+        raise Error(f"{name} must be one of {', '.join(known[value] for value in words)}")
+    return words[given]
+
+
+def _true(answer: str) -> bool:
+    return True
+
+
+def _lines(answer: str) -> list[str]:
+    return answer.split("\n") if answer else []
+
+
+def _socket_of(answer: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a line about a socket."""
+    options = _fields(_SOCKET, answer)
+    name = options.pop("name")
+    return name, options | {key: int(options[key]) for key in ("backlog", "port", "fileno") if key in options}
+
+
+def _process_of(answer: str) -> tuple[str, dict[str, Any]]:
+    """The name and the rest of a line about a process."""
+    fields = _fields(_PROCESS, answer)
+    name = fields.pop("name")
+    fields |= {"pid": int(fields["pid"]), "running": fields["running"] == "True", "started": float(fields["started"])}
+    return name, fields | ({"shell": True} if "shell" in fields else {})
+
+
+def _fields(pattern: re.Pattern[str], answer: str) -> dict[str, Any]:
+    found = pattern.fullmatch(answer)
+    if found is None:
+        raise Error(f"papad sent a line that this client does not understand: {answer!r}")
+    return {key: value for key, value in found.groupdict().items() if value is not None}

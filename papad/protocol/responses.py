@@ -1,0 +1,211 @@
+"""What papad sends, taken apart without any I/O: answers, the batches of a watch, the frames of output.
+
+Both clients, the blocking one and that for asyncio, feed what they receive to an `Incoming`, and take from it what is complete.
+The opposite, what clients send, is in requests.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+
+from papad.errors import ConnectionLost, Error
+from papad.protocol import wire
+
+_ANSWER_END = b"\n" + wire.PROMPT
+_LAST_WORDS = (b"ok\n", b"Exiting")  # answers after which papad ends the connection, with no prompt
+
+
+Data = TypeVar("Data", bytes, int)
+
+
+class ProcessOutput(NamedTuple, Generic[Data]):
+    """What one process wrote, or in `closed` the code that it ended with, and when."""
+
+    name: str
+    timestamp: float
+    data: Data
+
+
+class Frame(NamedTuple):
+    """One piece of output as `output` reads it.
+
+    `data` is bytes for `out` and `err`, the number of missing bytes for `lost`, the exit code for `closed`. `position` counts the bytes
+    that the process `id` had written before; for `lost` those before the first that is not missing.
+    """
+
+    kind: Literal["out", "err", "lost", "closed"]
+    name: str
+    timestamp: float
+    data: bytes | int
+    id: int
+    position: int
+
+    @property
+    def end(self) -> int:
+        """The position after it."""
+        return self.position + (len(self.data) if isinstance(self.data, bytes) else 0)
+
+
+DONE: Final = Frame("closed", "", 0.0, 0, -1, -1)
+"""What follows the last frame; by identity."""
+
+
+@dataclass
+class Batch:
+    """What a watcher gets at once, by kind; `final` is papad's last line about this watch."""
+
+    out: list[ProcessOutput[bytes]] = field(default_factory=list)
+    err: list[ProcessOutput[bytes]] = field(default_factory=list)
+    closed: list[ProcessOutput[int]] = field(default_factory=list)
+    final: str | None = None
+
+
+class Incoming:
+    """Bytes received and not yet taken. Each method gives None until all that it takes is there."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._batch = Batch()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def feed(self, data: bytes) -> None:
+        """Add what was received. Empty means that the other end has closed: raises ConnectionLost unless an answer is complete."""
+        if data:
+            self._data += data
+        elif self._data.startswith(_LAST_WORDS) and self._data.endswith(b"\n"):
+            self._data += wire.PROMPT
+        else:
+            raise ConnectionLost("papad ended the connection")
+
+    def answer(self) -> str | None:
+        """The answer to a command. Raises Error with what papad says if it is one."""
+        if not self._data.endswith(_ANSWER_END):
+            return None
+        text = self._data.decode("utf-8", "surrogateescape").removesuffix("> ").removesuffix("\n")
+        self._data.clear()
+        if text.startswith("Error: "):
+            raise Error(text.removeprefix("Error: "))
+        return text
+
+    def line(self) -> str | None:
+        """The first line of an answer that goes on otherwise. Raises Error like `answer`."""
+        if self._data.startswith(b"Error: "):
+            return self.answer()
+        line = self._take_line()
+        return None if line is None else line.decode("utf-8", "surrogateescape")
+
+    def batch(self) -> Batch | None:
+        """The next batch of a watch."""
+        while not self._data.startswith(wire.BATCH_END):
+            end = self._data.find(b"\n")
+            if end < 0:
+                return None
+            fields = self._data[:end].decode("utf-8", "surrogateescape")
+            kind, _, rest = fields.partition(":")
+            name, *numbers = rest.rsplit(":", 2)
+            if len(numbers) < 2:
+                return self._end_of_watch(fields, end)
+            item = self._item(kind, end, int(numbers[1]))
+            if item is None:
+                return None
+            records: list[ProcessOutput[Any]] = getattr(self._batch, kind)
+            records.append(ProcessOutput(name, float(numbers[0]), item))
+        del self._data[: len(wire.BATCH_END)]
+        return self._taken_batch()
+
+    def frame(self) -> Frame | None:
+        """The next frame of output, or DONE after the last."""
+        if self._data.startswith(b"Error: "):
+            self.answer()
+            return None
+        for prompt in (wire.PROMPT, _ANSWER_END):
+            if self._data.startswith(prompt):
+                del self._data[: len(prompt)]
+                return DONE
+        end = self._data.find(b"\n")
+        if end < 1:
+            return None
+        kind, _, rest = self._data[:end].decode("utf-8", "surrogateescape").partition(":")
+        name, timestamp, number, id, position = rest.rsplit(":", 4)
+        if kind not in ("out", "err", "lost", "closed"):
+            raise Error(f'papad sent a frame of a kind that this client does not know: "{kind}"')
+        data = self._item(kind, end, int(number))
+        return None if data is None else Frame(kind, name, float(timestamp), data, int(id), int(position))  # type: ignore[arg-type]
+
+    def _item(self, kind: str, end: int, number: int) -> bytes | int | None:
+        """The bytes after a line that ends at `end`, or the number in it; takes both."""
+        if kind not in ("out", "err"):
+            del self._data[: end + 1]
+            return number
+        stop = end + 1 + number
+        if len(self._data) <= stop:
+            return None
+        data = bytes(self._data[end + 1 : stop])
+        del self._data[: stop + 1]
+        return data
+
+    def _end_of_watch(self, line: str, end: int) -> Batch | None:
+        if len(self._data) < end + 1 + len(wire.PROMPT):
+            return None
+        del self._data[: end + 1 + len(wire.PROMPT)]
+        self._batch.final = line
+        return self._taken_batch()
+
+    def _taken_batch(self) -> Batch:
+        batch, self._batch = self._batch, Batch()
+        return batch
+
+    def _take_line(self) -> bytes | None:
+        end = self._data.find(b"\n")
+        if end < 0:
+            return None
+        line = bytes(self._data[:end])
+        del self._data[: end + 1]
+        return line
+
+
+class Handed:
+    """What a watcher has handed out and papad may not know to be acknowledged; after a restart of papad it may come again."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, list[tuple[str, ProcessOutput[Any]]]] = {}
+
+    def note(self, batch: Batch) -> None:
+        """This batch is handed out. That it came means that the one before was acknowledged."""
+        self._items.clear()
+        for kind in ("out", "err", "closed"):
+            for item in getattr(batch, kind):
+                self._items.setdefault(item.name, []).append((kind, item))
+        for items in self._items.values():
+            items.sort(key=lambda each: each[1].timestamp)
+
+    def strip(self, batch: Batch) -> None:
+        """Take from the first batch after a restart what was handed out before.
+
+        For each process papad begins either with the first record of the batch that was handed out, or after its last.
+        """
+        for kind in ("out", "err", "closed"):
+            items: list[ProcessOutput[Any]] = getattr(batch, kind)
+            items[:] = [rest for item in items if (rest := self._rest(kind, item)) is not None]
+        self._items.clear()
+
+    def _rest(self, kind: str, item: ProcessOutput[Any]) -> ProcessOutput[Any] | None:
+        """What of a record is new. More may have been added at its end, and its beginning may have been overwritten."""
+        for position, (other, old) in enumerate(self._items.get(item.name, ())):
+            if other != kind or old.timestamp != item.timestamp:
+                continue
+            if isinstance(old.data, bytes) and isinstance(item.data, bytes):
+                if item.data.startswith(old.data):
+                    rest = item.data[len(old.data) :]
+                elif old.data.endswith(item.data):
+                    rest = b""
+                else:
+                    continue
+                del self._items[item.name][position]
+                return item._replace(data=rest) if rest else None
+            if old.data == item.data:
+                return None
+        return item
