@@ -1,13 +1,26 @@
 """One client's connection: its lines through the grammar, their replies, what it watches, what it reads.
 
-Bounds: one line of wire.MAX_LINE bytes; nothing more is read from a client that does not take its answers, nor while one of its commands
-is at work.
+    mode             what the next line is                        what comes next
+    COMMANDS         a command                                    AT_WORK, OPENING, READING
+    AT_WORK          left waiting, for a command has to wait      COMMANDS
+    OPENING          left waiting: the client has not taken the   WATCHING, UNACKNOWLEDGED; COMMANDS if nothing is left to watch
+                     first line of its watch yet
+    WATCHING         left waiting: there is nothing to deliver    UNACKNOWLEDGED, COMMANDS
+    UNACKNOWLEDGED   the acknowledgement of a batch               WATCHING, COMMANDS
+    READING          left waiting, until the output is written    COMMANDS, FOLLOWING
+    FOLLOWING        the end of following                         COMMANDS
+
+Any other change of mode is a bug, and raises. Beside its mode a connection has flags about its transport.
+
+Bounds: one line of wire.MAX_LINE bytes; nothing more is read from a client that does not take its answers, nor while its next line
+is left waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import errno
 import functools
 import inspect
@@ -42,6 +55,35 @@ _RESOURCES = {
 }
 
 
+class Mode(enum.Enum):
+    """What a connection is at; see the module."""
+
+    COMMANDS = "commands"
+    AT_WORK = "at work"
+    OPENING = "opening"
+    WATCHING = "watching"
+    UNACKNOWLEDGED = "unacknowledged"
+    READING = "reading"
+    FOLLOWING = "following"
+
+
+TRANSITIONS = {
+    Mode.COMMANDS: {Mode.AT_WORK, Mode.OPENING, Mode.READING},
+    Mode.AT_WORK: {Mode.COMMANDS},
+    Mode.OPENING: {Mode.WATCHING, Mode.UNACKNOWLEDGED, Mode.COMMANDS},
+    Mode.WATCHING: {Mode.UNACKNOWLEDGED, Mode.COMMANDS},
+    Mode.UNACKNOWLEDGED: {Mode.WATCHING, Mode.COMMANDS},
+    Mode.READING: {Mode.COMMANDS, Mode.FOLLOWING},
+    Mode.FOLLOWING: {Mode.COMMANDS},
+}
+_TAKES_LINES = {Mode.COMMANDS, Mode.UNACKNOWLEDGED, Mode.FOLLOWING}
+_OWES_ANSWER = {Mode.AT_WORK, Mode.READING}
+
+
+class IllegalTransition(Exception):
+    """A bug: something happened that cannot happen in this mode."""
+
+
 class Host(Protocol):
     """The server, as far as a connection knows it."""
 
@@ -68,17 +110,22 @@ class Connection(asyncio.Protocol):
         self._sent = 0  # bytes
         self._reader = wire.LineReader()
         self._lines: deque[bytes | wire.LineTooLong] = deque()
-        self._first = True
-        self._busy = False  # a command is at work, or a watch waits
+        self._first = True  # the next line is the first, which may be that of a browser
+        self.mode = Mode.COMMANDS
         self._full = False  # the client does not take its answers
         self._ended = False  # the client sends no more
         self._leaving = False  # we close when the last answer is written
         self._scheduled = False
-        self._watch: Watch | None = None
-        self._delivered = False  # a batch waits for its acknowledgement
-        self._idle: asyncio.TimerHandle | None = None
-        self._reading: Reading | None = None
+        self._watch: Watch | None = None  # while OPENING, WATCHING, UNACKNOWLEDGED
+        self._idle: asyncio.TimerHandle | None = None  # to the empty batch that ends a long silence
+        self._reading: Reading | None = None  # while READING, FOLLOWING
         self._ending: asyncio.TimerHandle | None = None  # papad ends; so do we when nothing has come for a while
+
+    def _enter(self, mode: Mode) -> None:
+        """Go on to `mode`. Raises IllegalTransition where the table has no such step."""
+        if mode not in TRANSITIONS[self.mode]:
+            raise IllegalTransition(f"a connection cannot become {mode.value}: it is {self.mode.value}")
+        self.mode = mode
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -120,8 +167,7 @@ class Connection(asyncio.Protocol):
         self._ending = asyncio.get_running_loop().call_later(_QUIET, self._end_if_quiet)
 
     def _end_if_quiet(self) -> None:
-        at_work = self._busy and self._watch is None
-        if self._lines or at_work:
+        if self._lines or self.mode in _OWES_ANSWER:
             self.end_when_quiet()
         else:
             self._transport.close()
@@ -156,7 +202,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
             if taken == _LINES_A_TURN:
                 self._proceed_soon()
-        elif self._leaving or (self._ended and (self._watch is not None or not self._busy)):
+        elif self._leaving or (self._ended and self.mode not in _OWES_ANSWER):
             self._transport.close()  # also a watch that nobody will acknowledge any more
         elif not self._ended:
             self._transport.resume_reading()
@@ -167,7 +213,7 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._proceed)
 
     def _takes_line(self) -> bool:
-        return not (self._busy or self._full or self._leaving or self._transport.is_closing())
+        return self.mode in _TAKES_LINES and not (self._full or self._leaving or self._transport.is_closing())
 
     def _take(self, line: bytes | wire.LineTooLong) -> bytes:
         """What is to be sent for one line."""
@@ -180,10 +226,10 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
                 return b""
         text = wire.decode(line)
-        if self._reading is not None:
+        if self.mode is Mode.FOLLOWING:
             self._end_reading()
             return wire.PROMPT
-        if self._watch is not None:
+        if self.mode is Mode.UNACKNOWLEDGED:
             return self._acknowledged(stop=text.lower() == "q")
         return self._answer(self._call, line, text) if text else wire.PROMPT
 
@@ -199,7 +245,7 @@ class Connection(asyncio.Protocol):
         try:
             result = function(*args)
             if inspect.iscoroutine(result):
-                self._busy = True
+                self._enter(Mode.AT_WORK)
                 self._server.run(self._wait_for(result))
                 return b""
             self._server.on_change()
@@ -222,19 +268,21 @@ class Connection(asyncio.Protocol):
         return wire.error("internal error")
 
     async def _wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        outcome: Callable[[], Any]
         try:
             result = await coroutine
         except Exception as error:
-            reply = self._answer(_raise, error)
+            outcome = functools.partial(_raise, error)
         else:
-            reply = self._answer(lambda: result)
-        if self._watch is None:
-            self._busy = False
+            outcome = lambda: result  # noqa: E731
+        self._enter(Mode.COMMANDS)
+        reply = self._answer(outcome)
         if not self._transport.is_closing():
             self._write(reply)
             self._proceed()
         else:
             self._end_watch()
+            self._end_reading()
 
     def _leave(self, leave: Leave) -> bytes:
         self._leaving = True
@@ -246,7 +294,7 @@ class Connection(asyncio.Protocol):
 
     def _begin_reading(self, reading: Reading) -> bytes:
         self._reading = reading
-        self._busy = True
+        self._enter(Mode.READING)
         asyncio.get_running_loop().call_soon(self._read_on, reading)
         return b""
 
@@ -269,7 +317,8 @@ class Connection(asyncio.Protocol):
                 asyncio.get_running_loop().call_soon(self._read_on, reading)
         elif reading.query.follow:
             reading.on_news = functools.partial(self._read_soon, reading)
-            self._busy = False
+            if self.mode is Mode.READING:
+                self._enter(Mode.FOLLOWING)
             self._proceed()
         else:
             self._write(wire.PROMPT if reading.found else wire.reply(""))
@@ -285,14 +334,14 @@ class Connection(asyncio.Protocol):
         if self._reading is not None:
             self._reading.end()
             self._reading = None
-            self._busy = False
+            self._enter(Mode.COMMANDS)
 
     # Watching: first line, batch, acknowledgement, batch, …
 
     def _begin_watch(self, watching: Watching) -> bytes:
         """The first batch must not arrive together with the first line: the original client would not notice it."""
         self._watch = watching.watch
-        self._busy = True
+        self._enter(Mode.OPENING)
         self._server.run(self._begin_batches(watching.watch))
         return watching.line.encode("utf-8", "surrogateescape") + b"\n"
 
@@ -313,7 +362,9 @@ class Connection(asyncio.Protocol):
 
     def _deliver(self, watch: Watch, *, even_empty: bool = False) -> None:
         """Send what there is, if this is still the watch and its last batch was acknowledged."""
-        if self._watch is not watch or self._delivered or self._transport.is_closing() or self._ending is not None:
+        if self._watch is not watch or self.mode is Mode.UNACKNOWLEDGED:
+            return
+        if self._transport.is_closing() or self._ending is not None:
             return
         if not len(watch):
             self._write(self._watched(wire.NOTHING_LEFT))
@@ -321,12 +372,14 @@ class Connection(asyncio.Protocol):
             return
         records = watch.batch()
         if records or even_empty:
-            self._delivered = True
-            self._busy = False
+            self._enter(Mode.UNACKNOWLEDGED)
             self._cancel_idle()
             self._write(b"".join(records) + wire.BATCH_END)
             self._proceed()
-        elif self._idle is None:
+            return
+        if self.mode is Mode.OPENING:
+            self._enter(Mode.WATCHING)
+        if self._idle is None:
             self._idle = asyncio.get_running_loop().call_later(_EMPTY_BATCH_AFTER, self._deliver_empty, watch)
 
     def _deliver_empty(self, watch: Watch) -> None:
@@ -336,7 +389,6 @@ class Connection(asyncio.Protocol):
     def _acknowledged(self, *, stop: bool) -> bytes:
         watch = self._watch
         assert watch is not None
-        self._delivered = False
         try:
             watch.acknowledge()
         except (OSError, Error) as error:
@@ -346,7 +398,7 @@ class Connection(asyncio.Protocol):
             return self._watched(wire.NOTHING_LEFT)
         if stop:
             return self._watched(wire.STOPPED)
-        self._busy = True
+        self._enter(Mode.WATCHING)
         asyncio.get_running_loop().call_soon(self._deliver, watch)
         return b""
 
@@ -357,9 +409,9 @@ class Connection(asyncio.Protocol):
     def _end_watch(self) -> None:
         if self._watch is not None:
             self._watch.end()
-        self._watch = None
-        self._busy = self._delivered = False
-        self._cancel_idle()
+            self._watch = None
+            self._enter(Mode.COMMANDS)
+            self._cancel_idle()
 
     def _cancel_idle(self) -> None:
         if self._idle is not None:

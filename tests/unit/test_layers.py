@@ -70,7 +70,8 @@ def test_a_package_is_only_its_docstring() -> None:
 
 
 def test_only_these_know_asyncio() -> None:
-    """The tables below processes, and all that both sides share, are plain functions of their input."""
+    """The tables below that of processes, and all that both sides share, are plain functions of their input."""
     knowing = {module for module, path in MODULES.items() if "import asyncio" in path.read_text()}
-    daemon = {"main", "server", "connection", "tables.processes", "nursery.spawner"}
+    tables = {f"tables.{name}" for name in ("process", "processes", "lifecycle")}
+    daemon = {"main", "server", "connection", "nursery.spawner", *tables}
     assert knowing == {f"papad.daemon.{name}" for name in daemon} | {"papad.aio.connection", "papad.aio.papa"}

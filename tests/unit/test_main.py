@@ -24,7 +24,8 @@ from papad.daemon.durable.vault import Vault
 from papad.daemon.nursery.spawner import Spawner
 from papad.daemon.output.capture import Capture
 from papad.daemon.tables.launch import specify
-from papad.daemon.tables.processes import Process, Processes
+from papad.daemon.tables.process import Process
+from papad.daemon.tables.processes import Processes
 from papad.daemon.tables.sockets import Sockets
 from papad.daemon.tables.sockets import specify as specify_socket
 from papad.daemon.tables.values import Values

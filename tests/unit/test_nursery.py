@@ -241,8 +241,8 @@ def test_reports_are_repeated_after_a_sync_until_they_are_acknowledged(nursery: 
     id = nursery.spawn("/bin/sh", "-c", "exit 7")
     first = [nursery.hear() for _ in range(3)]
     assert [report["what"] for report in first] == ["forked", "spawned", "exited"]
-    nursery.say(do="sync")
-    assert [nursery.hear() for _ in range(4)] == [*first, {"what": "synced", "pid": nursery.popen.pid}]
+    nursery.say(do="sync", number=5)
+    assert [nursery.hear() for _ in range(4)] == [*first, {"what": "synced", "pid": nursery.popen.pid, "number": 5}]
     nursery.say(do="ack", id=id, what="spawned")
     nursery.say(do="sync")
     assert [nursery.hear()["what"] for _ in range(3)] == ["forked", "exited", "synced"]

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,12 +173,14 @@ def test_what_watchers_acknowledge_does_not_stop_a_follower(papad: Daemon) -> No
     with papad.connect() as reader, papad.connect() as watcher:
         reader.send("output follow=1\n")
         got = b""
-        watcher.send("watch processes a\n")
+        assert watcher.ask_line("watch processes a") == "Watching 1"
+        taking = threading.Thread(target=watcher.watch_to_end)
+        taking.start()
         while not got.endswith(b"end\n"):
             ((kind, _, data, _),) = frames(reader, 1)
             assert kind == "out"
             got += data
-            watcher.send("\n")
+        taking.join(20)
         assert got == b"".join(b"%d\n" % i for i in range(1, 201)) + b"end\n"
 
 
@@ -275,3 +278,22 @@ def test_sockets_are_passed_as_systemd_does(papad: Daemon) -> None:
     assert got == ["True", "2", "b_c:a", *map(str, ports)]
     assert papad.ask("make process q listen=nothing /bin/true") == "Error: Socket nothing not found"
     assert papad.ask("make process q listen= /bin/true").startswith("Error: listen must be names of sockets")
+
+
+def test_a_reader_that_comes_too_late_for_what_a_watcher_took_is_told_so_and_of_the_end(papad: Daemon) -> None:
+    """It does not wait for ever for what is not there any more."""
+    gate = papad.path + ".gate"
+    os.mkfifo(gate)
+    papad.ask(f"make process a shell=1 echo\\ one;read\\ x\\ <{gate}")
+    with papad.connect() as watcher:
+        assert watcher.ask_line("watch processes a") == "Watching 1"
+        assert watcher.records() == [("out", "a", b"one\n")]
+        watcher.send("\n")
+        Path(gate).write_text("go\n")
+        while not (records := watcher.records()):
+            watcher.send("\n")
+        assert records == [("closed", "a", 0)]  # delivered, not yet acknowledged
+        assert read(papad, "output after.1=0") == [("closed", "a", 0, 4)]
+        id = json.loads(papad.ask("describe processes a"))["id"]
+        assert read(papad, f"output after.{id}=0") == [("lost", "a", 4, 4), ("closed", "a", 0, 4)]
+        watcher.send("q\n")

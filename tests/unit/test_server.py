@@ -212,7 +212,7 @@ def test_connections_that_come_and_go_leave_no_descriptor(papad: Daemon) -> None
                 talk.send("get x\nwatch processes leak\n")
             if number % 5 == 0:
                 talk.sock.shutdown(socket.SHUT_WR)
-    wait_until(lambda: len(settled()) == before, "all connections are gone")
+    wait_until(lambda: len(settled()) <= before, "all connections are gone")  # what earlier tests left may go, too
     papad.ask("remove processes leak")
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from papad.daemon.tables.processes import Process
+from papad.daemon.tables.process import Process
 from papad.daemon.tables.sockets import Socket
 
 _TCP_INFO_UNACKED = 24  # offset in struct tcp_info; of a listener, the length of its accept queue

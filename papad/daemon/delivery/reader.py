@@ -11,7 +11,8 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 from papad.daemon.output.ring import STREAMS, Ring
-from papad.daemon.tables.processes import Process, Processes
+from papad.daemon.tables.process import Process
+from papad.daemon.tables.processes import Processes
 
 _CHUNK = 16 * 1024
 
@@ -103,6 +104,14 @@ class Reading:
             head = _line(stream, process, chunk.time, len(chunk.data), chunk.position)
             wanted = query.stream in (None, stream)
             yield chunk.time, id, position, head + chunk.data + b"\n" if wanted else b""
+        if (
+            process.closed
+            and process.ring is not None
+            and position < process.ring.state.head == process.ring.state.tail
+        ):
+            # The rest was acknowledged by a watcher before this reader came to it, and no chunk follows that would show the gap.
+            missing, position, newest = process.ring.state.head - position, process.ring.state.head, process.ring.newest
+            yield newest, id, position, _line("lost", process, newest, missing, position)
         if self._at_end(process, position):
             end = process.closed_at
             code = process.exit[0] if process.exit is not None else 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from papad.daemon.output.ring import STREAMS
-from papad.daemon.tables.processes import Process, Processes
+from papad.daemon.tables.process import Process
+from papad.daemon.tables.processes import Processes
 from papad.protocol import wire
 
 _BATCH_BYTES = 4 * 1024 * 1024  # output in one batch; the rest comes with the next

@@ -6,8 +6,8 @@ papad has acknowledged it; `sync` makes it say all of that again. It imports eve
 files.
 
 papad -> nursery   {"do": "spawn", "id", …}  + descriptors   {"do": "descriptors"} + those that do not fit
-                   {"do": "ack", "id", "what"}   {"do": "sync"}
-nursery -> papad   {"what": "hello", "pid"}   {"what": "synced", "pid"}
+                   {"do": "ack", "id", "what"}   {"do": "sync", "number"}
+nursery -> papad   {"what": "hello", "pid"}   {"what": "synced", "pid", "number"}
                    {"what": "forked", "id", "pid", "started"} + pidfd, then {"what": "spawned", "id"}
                    {"what": "failed", "id", "error"}   {"what": "exited", "id", "code", "time"}
 """
@@ -104,7 +104,7 @@ class Nursery:
                 parcel.close_all(self._extra)
                 self._extra = []
                 self._unsent = deque(self._reports.values())
-                self._say({"what": "synced", "pid": os.getpid()})
+                self._say({"what": "synced", "pid": os.getpid(), "number": message.get("number")})
 
     def _say(self, record: parcel.Record, pidfd: int = -1) -> None:
         if "id" in record:

@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -55,6 +56,8 @@ class Spawner:
         self._hello: asyncio.Future[None] | None = None
         self._synced: asyncio.Future[None] | None = None
         self._warned = False
+        self._number = time.time_ns()
+        """What our `sync` is told from another's by. A nursery of 0.2.0 does not say it again."""
         self.pid = 0
         """The pid of the living nursery, or 0."""
         self.on_report: Report = lambda record, fds: parcel.close_all(fds)
@@ -68,7 +71,7 @@ class Spawner:
             self.on_change()
             return
         self._synced = asyncio.get_running_loop().create_future()
-        self._send({"do": "sync"})
+        self._send({"do": "sync", "number": self._number})
         if not await _within(_SYNC_TIMEOUT, self._synced):
             log.warning("the nursery has not answered in %g s; going on without its reports for now", _SYNC_TIMEOUT)
 
@@ -233,6 +236,8 @@ class Spawner:
             case "hello":
                 self.pid = record["pid"]
                 _resolve(self._hello)
+            case "synced" if record.get("number", self._number) != self._number:
+                pass  # what an earlier papad has asked for, and was killed before it heard
             case "synced":
                 self.pid = record["pid"]
                 _resolve(self._synced)
