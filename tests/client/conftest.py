@@ -13,7 +13,8 @@ import pytest
 from papad import Papa
 from papad.client.connection import Client
 from tests.client.relay import Relay
-from tests.unit.support import Daemon, no_new_fds, running_papad, wait_until
+from tests.support.papad import Daemon, no_new_fds, running_papad
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ import pytest
 import papad as package
 from papad import Error, aio
 from tests.client.relay import Relay
-from tests.unit.support import Daemon, wait_until
+from tests.support.papad import Daemon
+from tests.support.waiting import wait_until
 
 Body = Callable[[aio.Papa], Coroutine[Any, Any, None]]
 

@@ -32,7 +32,8 @@ from tests.original.servers import Server, free_port
 from tests.original.test_circus import CONFIG, WORKER, Circus
 from tests.original.test_circus import papad_on_its_port as papad_on_its_port
 from tests.original.venv import original_venv
-from tests.unit.support import REPOSITORY, Daemon, no_new_fds, open_fds, running_papad, wait_until
+from tests.support.papad import REPOSITORY, Daemon, no_new_fds, open_fds, running_papad
+from tests.support.waiting import wait_until
 
 SIGNATURES = """
 import inspect, json, sys, warnings

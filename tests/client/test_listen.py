@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from papad import Papa
-from tests.unit.support import Daemon, wait_until
+from tests.support.papad import Daemon
+from tests.support.waiting import wait_until
 
 C_PROGRAM = r"""
 #include <stdio.h>

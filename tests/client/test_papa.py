@@ -17,7 +17,8 @@ import pytest
 
 import papad as package
 from papad import Client, Error, Papa, TimedOut, Watcher
-from tests.unit.support import REPOSITORY, WELCOME, Daemon, no_new_fds, wait_until
+from tests.support.papad import REPOSITORY, WELCOME, Daemon, no_new_fds
+from tests.support.waiting import wait_until
 
 
 def ended(p: Papa, name: str) -> None:

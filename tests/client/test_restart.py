@@ -14,7 +14,8 @@ import pytest
 from papad import ConnectionLost, Papa, aio
 from papad.protocol import wire
 from tests.client.relay import Relay
-from tests.unit.support import Daemon, wait_until
+from tests.support.papad import Daemon
+from tests.support.waiting import wait_until
 
 WELCOME = len(wire.WELCOME)
 SLOWLY = "import time\nfor i in range(400):\n print(i, flush=True)\n if i % 10 == 0: time.sleep(.01)"

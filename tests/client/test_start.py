@@ -15,7 +15,8 @@ import pytest
 
 from papad import Error, Papa, Refused, Unreachable
 from tests.original.servers import free_port
-from tests.unit.support import REPOSITORY, no_new_fds, wait_until
+from tests.support.papad import REPOSITORY, no_new_fds
+from tests.support.waiting import wait_until
 
 MANY = 20
 TRY = """

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.ctl.support import Papactl
-from tests.unit.support import Daemon, running_papad, wait_until
+from tests.support.papad import Daemon, running_papad
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

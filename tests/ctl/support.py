@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tests.unit.support import REPOSITORY, Daemon, wait_until
+from tests.support.papad import REPOSITORY, Daemon
+from tests.support.waiting import wait_until
 
 COMMAND = [sys.executable, "-c", "from papad.ctl import main; main()"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from papad import __version__
 from tests.ctl.support import Papactl, interrupted, line_of, papactl
-from tests.unit.support import Daemon
+from tests.support.papad import Daemon
 
 
 def test_sockets(ctl: Papactl, papad: Daemon) -> None:

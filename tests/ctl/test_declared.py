@@ -19,7 +19,7 @@ from papad.ctl.help import overview
 from papad.daemon.commands.table import COMMANDS as PROTOCOL
 from papad.daemon.commands.table import PROCESS_OPTIONS, SOCKET_OPTIONS
 from tests.ctl.support import Papactl, environment
-from tests.unit.support import REPOSITORY
+from tests.support.papad import REPOSITORY
 
 PAGES = ("papactl.1", "papad.8", "papad-protocol.7")
 

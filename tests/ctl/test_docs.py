@@ -11,7 +11,8 @@ import socket
 from papad.ctl.declared import COMMANDS
 from papad.ctl.help import STATUSES
 from tests.ctl.support import Papactl
-from tests.unit.support import REPOSITORY, wait_until
+from tests.support.papad import REPOSITORY
+from tests.support.waiting import wait_until
 
 PAGE = REPOSITORY / "docs/papactl.md"
 README = REPOSITORY / "README.md"

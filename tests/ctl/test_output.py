@@ -14,7 +14,7 @@ import pytest
 from tests.client.relay import Relay
 from tests.ctl.support import COMMAND, Papactl, environment, interrupted, line_of
 from tests.ctl.test_lines import read_export
-from tests.unit.support import wait_until
+from tests.support.waiting import wait_until
 
 
 def texts(printed: str) -> list[str]:

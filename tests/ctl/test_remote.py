@@ -19,7 +19,8 @@ import pytest
 from papad.protocol.wire import WELCOME
 from tests.ctl.support import COMMAND, Done, Papactl, Terminal, environment, line_of, papactl
 from tests.ctl.test_lines import read_export
-from tests.unit.support import running_papad, wait_until
+from tests.support.papad import running_papad
+from tests.support.waiting import wait_until
 
 SSH = """#!/bin/sh
 echo "$*" >>{folder}/ssh

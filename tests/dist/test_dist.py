@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from papad import __version__
-from tests.unit.support import REPOSITORY, wait_until
+from tests.support.papad import REPOSITORY
+from tests.support.waiting import wait_until
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:

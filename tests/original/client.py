@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.original.servers import wait_until
+from tests.support.waiting import wait_until
 
 # The client leaves a socket to the garbage collector when a call fails.
 CLIENT_LEAKS = [

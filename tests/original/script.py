@@ -38,7 +38,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.original.conversation import Closed, Conversation, Delivered
-from tests.original.servers import Server, free_port, wait_until
+from tests.original.servers import Server, free_port
+from tests.support.waiting import wait_until
 
 FIXED = {"sp": " ", "tab": "\t", "cr": "\r", "bad": "\udcff", "long": "x" * 100_000}
 PLACEHOLDER = re.compile(r"\{(tmp|port\d|sp|tab|cr|bad|long|(?:pid|fileno):[\w.]+)\}")

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.original.script import FIXED, PLACEHOLDER
-from tests.original.servers import WELCOME, Server, running_original, running_papad, wait_until
+from tests.original.servers import WELCOME, Server, running_original, running_papad
+from tests.support.waiting import wait_until
 
 SIOCOUTQ = 0x5411  # how much of what was sent the peer (over TCP: its kernel) has not taken yet
 RESET = b"remove values a b x ok * *\nremove sockets\n"

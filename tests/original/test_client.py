@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tests.original.client import CLIENT_LEAKS, read_all
-from tests.original.servers import Server, wait_until
+from tests.original.servers import Server
+from tests.support.waiting import wait_until
 
 pytestmark = CLIENT_LEAKS
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.waiting import wait_until
 from tests.system import packages
 from tests.system import papad as installed
-from tests.system.machine import Machine, wait_until, why_not
+from tests.system.machine import Machine, why_not
 from tests.system.packages import Built
 from tests.system.papad import USER, Papad, furnish
 from tests.system.trees import selected_releases, tree

@@ -13,10 +13,11 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
+
+from tests.support.waiting import wait_until
 
 HERE = Path(__file__).parent
 BOOT_SECONDS = 90
@@ -29,14 +30,6 @@ ENVIRONMENT = {
 
 class Failed(AssertionError):
     """A command inside the machine did not end with status 0."""
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
-    """Return as soon as `condition()` is true; fail, naming `what`, when it still is not after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
-        time.sleep(0.02)
 
 
 def why_not() -> str | None:

@@ -9,7 +9,8 @@ import re
 import shutil
 from pathlib import Path
 
-from tests.system.machine import HERE, Machine, wait_until
+from tests.support.waiting import wait_until
+from tests.system.machine import HERE, Machine
 
 CHECKOUT = HERE.parent.parent
 TOOLS = "/opt/papad-test"

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.system.machine import Failed, Machine, wait_until
+from tests.support.waiting import wait_until
+from tests.system.machine import Failed, Machine
 from tests.system.papad import MEMBER, STRANGER, TOOLS, UNIX, Papad
 
 OPEN = "/run/papad-open.sock"

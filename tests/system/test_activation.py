@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.system.machine import Machine, wait_until
+from tests.support.waiting import wait_until
+from tests.system.machine import Machine
 from tests.system.papad import SCOPE, UNIX, Papad, fileno, output_of, pid_of, serve
 
 GREETING = 'Papa is home. Type "help" for commands.'

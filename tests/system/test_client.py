@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from tests.system.machine import wait_until
+from tests.support.waiting import wait_until
 from tests.system.papad import STRANGER, TOOLS, UNITS, Papad
 
 KILLS = 50

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from tests.system.machine import wait_until
+from tests.support.waiting import wait_until
 from tests.system.papad import TOOLS, Papad
 
 BATCHES, BATCH = 10, 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.system.machine import wait_until
+from tests.support.waiting import wait_until
 from tests.system.papad import Papad
 
 LINES = 2000

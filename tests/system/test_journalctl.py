@@ -17,7 +17,8 @@ import pytest
 
 from papad.ctl.declared import FORMATS
 from tests.ctl.test_lines import read_export
-from tests.system.machine import Machine, wait_until
+from tests.support.waiting import wait_until
+from tests.system.machine import Machine
 from tests.system.papad import Papad, systemd_version
 
 NAMES = ("jc.a", "jc.b")

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.system.machine import Machine, wait_until
+from tests.support.waiting import wait_until
+from tests.system.machine import Machine
 from tests.system.papad import TOOLS, Papad, field, pid_of
 
 GENERATIONS = 3

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.waiting import wait_until
 from tests.system import packages
-from tests.system.machine import Machine, wait_until
+from tests.system.machine import Machine
 from tests.system.packages import NEXT, NEXT_VERSION, NOW, Built, install
 from tests.system.papad import CHECKOUT, TOOLS, UNIX, USER, Papad, pid_of, serve
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.system.machine import Machine, wait_until
+from tests.support.waiting import wait_until
+from tests.system.machine import Machine
 from tests.system.papad import STRANGER, Papad
 
 KILLS = 50

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.ctl.support import Terminal
-from tests.system.machine import Machine, wait_until
+from tests.support.waiting import wait_until
+from tests.system.machine import Machine
 from tests.system.papad import MEMBER, STRANGER, USER, Papad
 from tests.system.test_papactl import FOLLOW, WRITER
 

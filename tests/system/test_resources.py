@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.system.machine import wait_until
+from tests.support.waiting import wait_until
 from tests.system.papad import SCOPE, TOOLS, Papad, field, serve, systemd_version
 
 SLEEP = "/bin/sleep 1000"

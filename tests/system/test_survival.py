@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.system.machine import Machine, wait_until
+from tests.support.waiting import wait_until
+from tests.system.machine import Machine
 from tests.system.papad import TOOLS, Papad, field, systemd_version
 
 PYTHON = "/usr/bin/python3"

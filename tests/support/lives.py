@@ -1,0 +1,113 @@
+"""Papads that live one after the other: each is a forked child that puts the tables together as main does, and is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from papad.daemon.commands.table import Kernel
+from papad.daemon.durable import parcel
+from papad.daemon.durable.vault import Vault
+from papad.daemon.nursery.spawner import Spawner
+from papad.daemon.output.capture import Capture
+from papad.daemon.tables.launch import specify
+from papad.daemon.tables.process import Process
+from papad.daemon.tables.processes import Processes
+from papad.daemon.tables.sockets import Sockets
+from papad.daemon.tables.values import Values
+from tests.support.papad import Store, in_child
+
+Act = Callable[[Kernel], Awaitable[Any]]
+
+
+class Lives:
+    """What outlives a papad: the store, and the nursery with its processes."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.pids: set[int] = set()
+
+    def live(self, act: Act) -> None:
+        """One papad, which ends by SIGKILL after `act`; the next `live` is the next papad."""
+
+        def papad() -> None:
+            asyncio.run(life(self.store, act))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            assert in_child(papad) == signal.SIGKILL, "papad failed by itself"
+        finally:
+            self.next()
+
+    def next(self) -> None:
+        self.store = self.store.next()
+
+    def report(self, act: Act) -> Any:
+        """A papad that tells what `act` returned, as JSON, before it is killed."""
+        told = os.memfd_create("test")
+
+        async def telling(kernel: Kernel) -> None:
+            parcel.write_all(told, json.dumps(await act(kernel)).encode())
+
+        try:
+            self.live(telling)
+            return json.loads(parcel.read_all(told))
+        finally:
+            os.close(told)
+
+
+async def life(store: Store, act: Act, patch: Callable[[Kernel], None] = lambda kernel: None) -> None:
+    vault = Vault(store)  # type: ignore[arg-type]
+    vault.recover()
+    sockets = Sockets(store, vault)  # type: ignore[arg-type]
+    capture = Capture(store)  # type: ignore[arg-type]
+    spawner = Spawner(store, 1024)  # type: ignore[arg-type]
+    processes = Processes(vault, capture, spawner, sockets)
+    kernel = Kernel(sockets, Values(vault), processes, dict)
+    patch(kernel)
+    await processes.recover()
+    store.discard(store.stored)
+    await act(kernel)
+
+
+async def everything_killed(kernel: Kernel) -> None:
+    for process in kernel.processes.select([]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    kernel.sockets.remove([])
+
+
+async def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.002)
+
+
+async def make(kernel: Kernel, name: str, script: str, **options: Any) -> Process:
+    environ = {"env.": {"PATH": "/bin:/usr/bin"}}
+    process, _ = await kernel.processes.make(name, specify(environ | options, ["/bin/sh", "-c", script]))
+    return process
+
+
+def process_of(kernel: Kernel, name: str) -> Process:
+    (process,) = kernel.processes.select([name], required=True)
+    return process
+
+
+def output(process: Process) -> dict[str, str]:
+    chunks = list(process.ring.read(0, 1 << 40)) if process.ring else []
+    return {
+        name: b"".join(chunk.data for chunk in chunks if chunk.stream == stream).decode()
+        for stream, name in enumerate(("out", "err"))
+    }
+
+
+def seen(process: Process) -> dict[str, Any]:
+    return {**output(process), "code": process.exit and process.exit[0], "pid": process.pid, "started": process.started}

@@ -1,0 +1,313 @@
+"""What the unit tests share: an FD store in kernel memory, children that kill themselves, a real papad, conversations."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from papad.daemon.durable.systemd import Service
+from tests.support.waiting import wait_until
+
+WELCOME = b'Papa is home. Type "help" for commands.\n> '
+REPOSITORY = Path(__file__).resolve().parents[2]
+_socketpair = socket.socketpair  # tests give the vault another
+
+
+def open_fds(pid: int | str = "self") -> dict[int, str]:
+    """The open descriptors of a process and what they are."""
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that listdir used
+            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return found
+
+
+@contextlib.contextmanager
+def no_new_fds() -> Iterator[None]:
+    """Fail if the body leaves other descriptors open than it found."""
+    before = open_fds()
+    yield
+    after = open_fds()
+    assert after == before, f"{before.items() ^ after.items()}"
+
+
+class Store:
+    """An FD store with the interface of Service. What is stored waits in a socket, so it outlives a killed child too."""
+
+    def __init__(self, kept: Iterable[tuple[str, int]] = ()) -> None:
+        self.managed = True
+        self.user = False
+        self.max_sockets = 800
+        self.control: list[int] = []
+        self._kept = list(kept)
+        self._manager, self._papad = _socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._manager.setblocking(False)
+        self.stored = {name: os.dup(fd) for name, fd in self._kept}
+        self.refusing: Exception | None = None
+
+    def notify(self, *states: str) -> None:
+        """What systemd would be told is of no interest here."""
+
+    def store(self, name: str, fd: int) -> None:
+        if self.refusing is not None:
+            raise self.refusing
+        socket.send_fds(self._papad, [b"+" + name.encode()], [fd])
+
+    def unstore(self, name: str) -> None:
+        self._papad.send(b"-" + name.encode())
+
+    take_socket = Service.take_socket
+
+    def barrier(self) -> None:
+        """All that was said is done at once here."""
+
+    def discard(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            os.close(self.stored.pop(name))
+            self.unstore(name)
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """What is in the store now; the descriptors stay the store's."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, fds, _, _ = socket.recv_fds(self._manager, 4096, 4)
+                name = data[1:].decode()
+                if data[:1] == b"+":
+                    self._kept.append((name, fds[0]))
+                else:
+                    for each in [each for each in self._kept if each[0] == name]:
+                        self._kept.remove(each)
+                        os.close(each[1])
+        assert len({name for name, _ in self._kept}) == len(self._kept), "a name was stored twice"
+        return dict(self._kept)
+
+    def next(self) -> Store:
+        """The store as the next papad finds it; this one is at its end."""
+        kept = self.kept
+        self._kept = []
+        self.close()
+        return Store(kept.items())
+
+    def close(self) -> None:
+        """Close all that the store holds, and what nobody took of it."""
+        for fd in (*self.kept.values(), *self.stored.values()):
+            os.close(fd)
+        self._kept.clear()
+        self.stored.clear()
+        self._manager.close()
+        self._papad.close()
+
+
+def in_child(function: Callable[[], Any]) -> int:
+    """Run `function` in a forked child; its wait status. An exception is printed, and the status is then that of exit(1)."""
+    pid = os.fork()
+    if pid == 0:
+        _run(function)
+    return os.waitpid(pid, 0)[1]
+
+
+def _run(function: Callable[[], Any]) -> NoReturn:
+    status = 1
+    try:
+        function()
+        status = 0
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
+def dies_at(step: int, calls: Iterable[tuple[Any, str]], function: Callable[[], Any]) -> bool:
+    """Run `function` in a child that kills itself at its `step`-th step: before, or after, each of `calls`.
+
+    Returns whether it was killed; False means that it got to its end before that step.
+    """
+
+    def child() -> None:
+        count = iter(range(1 << 30))
+
+        def tick() -> None:
+            if next(count) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def ticking(call: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                tick()
+                result = call(*args, **kwargs)
+                tick()
+                return result
+
+            return wrapper
+
+        for module, name in calls:
+            setattr(module, name, ticking(getattr(module, name)))
+        function()
+
+    status = in_child(child)
+    assert status in (0, signal.SIGKILL), "the child failed by itself"
+    return status != 0
+
+
+@dataclass
+class Daemon:
+    """A real papad at a Unix path, and perhaps at a port."""
+
+    popen: subprocess.Popen[bytes]
+    path: str
+    port: int
+    leaving: bool = False  # told to end
+
+    @property
+    def log(self) -> str:
+        return Path(self.path + ".log").read_text()
+
+    def connect(self, *, tcp: bool = False, welcome: bool = True) -> Talk:
+        return Talk(self.port if tcp else self.path, welcome=welcome)
+
+    def ask(self, line: str) -> str:
+        """The answer to one line, on a connection of its own."""
+        with self.connect() as talk:
+            return talk.ask(line)
+
+    def nursery(self) -> int:
+        """The pid of its nursery."""
+        children = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
+        assert len(children) == 1
+        return int(children[0])
+
+    def rss(self) -> int:
+        """Its resident memory in bytes."""
+        return int(Path(f"/proc/{self.popen.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Talk:
+    """One raw connection with a deadline on every wait."""
+
+    def __init__(self, address: str | int, *, welcome: bool = True) -> None:
+        unix = isinstance(address, str)
+        self.sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+        self.sock.settimeout(10)
+        self.sock.connect(address if unix else ("127.0.0.1", address))
+        self.data = b""
+        self.deadline = time.monotonic() + 40
+        if welcome:
+            assert self.until(b"> ") == WELCOME
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes | str) -> None:
+        self.sock.sendall(data.encode() if isinstance(data, str) else data)
+
+    def until(self, end: bytes) -> bytes:
+        """All up to and with `end`."""
+        while end not in self.data:
+            more = self.sock.recv(1 << 18)
+            if not more:
+                raise EOFError(self.data)
+            self.data += more
+        found, end, self.data = self.data.partition(end)
+        return found + end
+
+    def exactly(self, size: int) -> bytes:
+        while len(self.data) < size:
+            more = self.sock.recv(1 << 18)
+            if not more:
+                raise EOFError(self.data)
+            self.data += more
+        found, self.data = self.data[:size], self.data[size:]
+        return found
+
+    def ask(self, line: str) -> str:
+        """Send one line; its answer without the prompt."""
+        self.send(line + "\n")
+        return self.until(b"\n> ").decode()[:-3]
+
+    def ask_line(self, line: str) -> str:
+        """Send one line; the first line of what comes, before a prompt or a batch."""
+        self.send(line + "\n")
+        return self.until(b"\n").decode()[:-1]
+
+    def rest(self) -> bytes:
+        """All until the other side closes."""
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            self.until(b"\0no such thing\0")
+        found, self.data = self.data, b""
+        return found
+
+    def records(self) -> list[tuple[str, str, bytes | int]]:
+        """One batch of a watch: (out or err or closed, name, data or exit code); raises EOFError at `Nothing left`."""
+        assert time.monotonic() < self.deadline, "batches come, but no end"
+        found: list[tuple[str, str, bytes | int]] = []
+        while (lead := self.exactly(2)) != b"] ":
+            line = (lead + self.until(b"\n")).decode()[:-1]
+            if line == "Nothing left to watch":
+                raise EOFError(line)
+            kind, name, *rest = line.split(":")
+            if kind == "closed":
+                found.append((kind, name, int(rest[1])))
+            else:
+                found.append((kind, name, self.exactly(int(rest[1]))))
+                assert self.exactly(1) == b"\n"
+        return found
+
+    def watch_to_end(self) -> list[tuple[str, str, bytes | int]]:
+        """Acknowledge batch after batch until nothing is left."""
+        found = []
+        with contextlib.suppress(EOFError):
+            while True:
+                found += self.records()
+                self.send("-\n")
+        assert self.exactly(2) == b"> "
+        return found
+
+
+@contextlib.contextmanager
+def running_papad(folder: Path, *, tcp: bool = False) -> Iterator[Daemon]:
+    """A papad of its own, gone at the end together with its nursery and all that it started."""
+    path = str(folder / "papad.sock")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "papad.daemon.main", "-u", path, *(["-p", str(port)] if tcp else [])]
+    with open(path + ".log", "wb") as log:
+        popen = subprocess.Popen(command, cwd=REPOSITORY, stderr=log)
+    daemon = Daemon(popen, path, port)
+    children: list[int] = []
+    try:
+        wait_until(lambda: popen.poll() is not None or "is home" in daemon.log, "papad is home")
+        assert popen.poll() is None, daemon.log
+        yield daemon
+        assert daemon.leaving or popen.poll() is None, f"papad died: {daemon.log}"
+        children = _descendants(popen.pid)
+    finally:
+        children = children or _descendants(popen.pid)
+        popen.terminate()
+        if popen.wait(10) and sys.exc_info()[0] is None:
+            raise AssertionError(f"papad left with {popen.returncode}: {daemon.log}")
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert "Traceback" not in daemon.log, daemon.log
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            found += [child, *_descendants(child)]
+    return found

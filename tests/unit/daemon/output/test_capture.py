@@ -1,0 +1,322 @@
+"""Exactly once: papad is killed at every step of a capture, and the next one has every byte, once each, in order."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import resource
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from papad.daemon.output import capture as capture_module
+from papad.daemon.output.capture import Capture
+from papad.daemon.output.ring import Ring
+from tests.support.papad import Store, dies_at, in_child, no_new_fds
+
+CALLS = ((os, "splice"), (os, "pwrite"), (os, "pread"), (fcntl, "fcntl"), (fcntl, "ioctl"))
+SIZES = ((1 << 16, "large"), (100, "wraps around"), (7, "tiny"), (1, "one byte"))
+
+
+class Scene:
+    """Two processes with two streams each, and a store; `start` is what a papad does with them when it starts."""
+
+    def __init__(self, capacity: int) -> None:
+        self.store = Store()
+        self.rings = {id: Ring.create(capacity) for id in (11, 12)}
+        self.pipes = {(id, stream): os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) for id in self.rings for stream in (0, 1)}
+
+    def write(self, id: int, stream: int, data: bytes) -> None:
+        assert os.write(self.pipes[id, stream][1], data) == len(data)
+
+    def start(self) -> Capture:
+        """The next papad, in this process: the rings as they are in memory, the staging pipe as it is in the store."""
+        self.store = self.store.next()
+        for id, ring in self.rings.items():
+            self.rings[id] = Ring(os.dup(ring.fd))
+            ring.close()
+        capture = Capture(self.store)
+        capture.finish(self.rings.get)
+        return capture
+
+    def pump_all(self, capture: Capture) -> None:
+        """One capture after another, taking turns, until nothing is left in the pipes."""
+        waiting = list(self.pipes)
+        while waiting:
+            for id, stream in list(waiting):
+                try:
+                    assert capture.pump(self.pipes[id, stream][0], self.rings[id], id, stream) > 0
+                except BlockingIOError:
+                    waiting.remove((id, stream))
+
+    def output(self, id: int, stream: int) -> bytes:
+        chunks = self.rings[id].read(0, 1 << 40)
+        return b"".join(chunk.data for chunk in chunks if chunk.stream == stream)
+
+    def close(self) -> None:
+        self.store.close()
+        for ring in self.rings.values():
+            ring.close()
+        for pipe in self.pipes.values():
+            for fd in pipe:
+                os.close(fd)
+
+
+@contextlib.contextmanager
+def scene(capacity: int) -> Iterator[Scene]:
+    made = Scene(capacity)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def close(capture: Capture) -> None:
+    """Capture lives as long as papad, so it has no method for this."""
+    for fd in (capture._null, capture._out, capture._in, capture._turn):
+        os.close(fd)
+
+
+def fill(made: Scene, mark: bytes, length: int = 30) -> dict[tuple[int, int], bytes]:
+    texts = {}
+    for id, stream in made.pipes:
+        texts[id, stream] = b"".join(b"%s%d%d%02d|" % (mark, id, stream, number) for number in range(length // 6))
+        made.write(id, stream, texts[id, stream])
+    return texts
+
+
+def assert_exactly_once(made: Scene, written: dict[tuple[int, int], bytes]) -> None:
+    """What is kept of each stream is the end of what was written to it; what is not kept was counted."""
+    for id, ring in made.rings.items():
+        assert ring.staged is None
+        total = sum(len(text) for (owner, _), text in written.items() if owner == id)
+        kept = {stream: made.output(id, stream) for stream in (0, 1)}
+        assert ring.state.tail == total
+        assert sum(map(len, kept.values())) + ring.state.lost == total
+        for stream, text in kept.items():
+            assert written[id, stream].endswith(text)
+        assert sum(map(len, kept.values())) == min(total, ring.capacity)
+
+
+@pytest.mark.parametrize("capacity", [size for size, _ in SIZES], ids=[name for _, name in SIZES])
+def test_killed_at_any_step_of_a_capture_the_next_papad_has_every_byte_once(capacity: int) -> None:
+    step, killed = 0, 0
+    most = 10_000 if capacity > 7 else 60
+    while True:
+        with scene(capacity) as made:
+            first = made.start()
+            early = fill(made, b"A")
+            made.pump_all(first)  # so that positions are not at 0
+            later = fill(made, b"B")
+            alive = not dies_at(step, CALLS, lambda made=made, first=first: made.pump_all(first))
+            close(first)
+            second = made.start()
+            last = fill(made, b"C")
+            made.pump_all(second)
+            assert_exactly_once(made, {key: early[key] + later[key] + last[key] for key in early})
+            close(second)
+        if alive or step >= most:
+            break
+        step, killed = step + 1, killed + 1
+    assert killed > 30
+
+
+def test_killed_at_any_step_of_the_recovery_too_the_one_after_has_every_byte_once() -> None:
+    killed_twice = 0
+    for step in range(16):  # one whole capture and the beginning of the next
+        for again in range(40):
+            with scene(50) as made:
+                first = made.start()
+                text = fill(made, b"A")
+                dies_at(step, CALLS, lambda made=made, first=first: made.pump_all(first))
+                close(first)
+                assert made.store.kept  # taken here, not by the child
+                alive = not dies_at(again, CALLS, made.start)
+                killed_twice += not alive
+                third = made.start()
+                made.pump_all(third)
+                assert_exactly_once(made, text)
+                close(third)
+            if alive:
+                break
+    assert killed_twice > 50
+
+
+def test_killed_while_it_stores_the_staging_pipe_the_next_papad_makes_its_own() -> None:
+    for step in range(100):
+        with scene(100) as made:
+            made.store = made.store.next()
+            alive = not dies_at(step, ((socket, "send_fds"), (os, "pipe2")), lambda made=made: Capture(made.store))
+            capture = made.start()
+            assert made.store.kept.keys() == {"staging-r", "staging-w", "turn"}
+            text = fill(made, b"A")
+            made.pump_all(capture)
+            assert_exactly_once(made, text)
+            close(capture)
+        if alive:
+            assert step == 8
+            return
+    raise AssertionError("it never ended")
+
+
+def test_a_busy_pipe_grows_and_arrives_whole() -> None:
+    with scene(1 << 21) as made:
+        capture = made.start()
+        reader, writer = made.pipes[11, 0]
+        sent = b""
+        while len(sent) < 3 << 19:
+            piece = os.urandom(1 << 15) * 2
+            sent += piece[: os.write(writer, piece)]
+            with contextlib.suppress(BlockingIOError):
+                capture.pump(reader, made.rings[11], 11, 0)
+        made.pump_all(capture)
+        assert fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ) == 1 << 20
+        assert made.output(11, 0) == sent
+        close(capture)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 300),
+    st.lists(st.tuples(st.sampled_from((11, 12)), st.integers(0, 1), st.binary(min_size=1, max_size=99))),
+)
+def test_any_writes_into_any_ring_arrive_once_and_in_order(capacity: int, writes: list) -> None:
+    written = {(id, stream): b"" for id in (11, 12) for stream in (0, 1)}
+    with scene(capacity) as made:
+        capture = made.start()
+        for number, (id, stream, data) in enumerate(writes):
+            made.write(id, stream, data)
+            written[id, stream] += data
+            if number % 3 == 0:
+                made.pump_all(capture)
+        made.pump_all(capture)
+        assert_exactly_once(made, written)
+        close(capture)
+
+
+def test_an_empty_pipe_blocks_and_an_ended_one_gives_zero() -> None:
+    with scene(100) as made:
+        capture = made.start()
+        reader, writer = os.pipe2(os.O_NONBLOCK)
+        for take in (lambda: capture.pump(reader, made.rings[11], 11, 0), lambda: capture.drain(reader)):
+            with pytest.raises(BlockingIOError):
+                take()
+        os.write(writer, b"last words")
+        os.close(writer)
+        assert capture.pump(reader, made.rings[11], 11, 0) == 10
+        assert capture.pump(reader, made.rings[11], 11, 0) == 0
+        assert capture.drain(reader) == 0
+        os.close(reader)
+        assert made.output(11, 0) == b"last words"
+        close(capture)
+
+
+def test_draining_takes_everything_and_keeps_nothing() -> None:
+    with scene(100) as made:
+        capture = made.start()
+        made.write(11, 0, b"x" * 5000)
+        assert capture.drain(made.pipes[11, 0][0]) == 5000
+        assert made.rings[11].state.tail == 0
+        close(capture)
+
+
+def test_bytes_in_the_staging_pipe_of_a_process_that_is_gone_are_dropped() -> None:
+    with scene(100) as made:
+        first = made.start()
+        made.write(11, 0, b"orphan")
+        ring = made.rings[11]
+        assert dies_at(2 * 2, CALLS, lambda: first.pump(made.pipes[11, 0][0], ring, 11, 0))  # after the first splice
+        assert first._staged() == 6
+        close(first)
+        del made.rings[11]
+        second = made.start()
+        assert second._staged() == 0
+        made.write(12, 1, b"next")
+        assert second.pump(made.pipes[12, 1][0], made.rings[12], 12, 1) == 4
+        assert made.output(12, 1) == b"next"
+        close(second)
+        ring.close()
+
+
+def full_ring(made: Scene) -> None:
+    """Make writes into the ring's data fail, as a lack of memory would: no file may be longer than its header."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+
+
+def test_output_that_cannot_be_stored_is_counted_and_the_next_is_kept() -> None:
+    with scene(10_000) as made:
+        first = made.start()
+        made.write(11, 0, b"x" * 900)
+
+        def child() -> None:
+            full_ring(made)
+            assert first.pump(made.pipes[11, 0][0], made.rings[11], 11, 0) == 900
+            assert first._staged() == 0
+
+        assert in_child(child) == 0
+        close(first)
+        second = made.start()
+        made.write(11, 0, b"next")
+        made.pump_all(second)
+        assert made.rings[11].state.lost == 900
+        assert made.output(11, 0) == b"next"
+        close(second)
+
+
+def test_killed_while_it_gives_up_output_that_cannot_be_stored_nothing_false_is_delivered() -> None:
+    step = 0
+    alive = False
+    while not alive:
+        with scene(10_000) as made:
+            first = made.start()
+            made.write(11, 0, b"x" * 900)
+
+            def child(made: Scene = made, first: Capture = first) -> None:
+                full_ring(made)
+                first.pump(made.pipes[11, 0][0], made.rings[11], 11, 0)
+
+            alive = not dies_at(step, CALLS, child)
+            close(first)
+            second = made.start()
+            made.pump_all(second)
+            assert made.output(11, 0) in (b"", b"x" * 900), f"step {step}"
+            assert made.rings[11].state.lost == 900 - len(made.output(11, 0))
+            close(second)
+        step += 1
+    assert step > 10
+
+
+def test_a_capture_needs_no_new_descriptors() -> None:
+    with no_new_fds(), scene(100) as made:
+        capture = made.start()
+        with no_new_fds():
+            for _ in range(50):
+                fill(made, b"A")
+                made.pump_all(capture)
+        close(capture)
+
+
+def test_without_the_right_to_a_large_staging_pipe_it_works_in_smaller_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fcntl.fcntl
+
+    def refuse(fd: int, command: int, *args: int) -> int:
+        if command == fcntl.F_SETPIPE_SZ:
+            raise PermissionError(errno.EPERM, "over the limit")
+        return real(fd, command, *args)
+
+    with scene(1 << 20) as made:
+        reader, writer = made.pipes[11, 0]
+        real(writer, fcntl.F_SETPIPE_SZ, 1 << 19)
+        data = os.urandom(1 << 18)
+        monkeypatch.setattr(capture_module.fcntl, "fcntl", refuse)
+        capture = made.start()
+        os.write(writer, data)
+        assert capture.pump(reader, made.rings[11], 11, 0) == 1 << 16
+        made.pump_all(capture)
+        assert made.output(11, 0) == data
+        close(capture)

@@ -1,0 +1,314 @@
+"""The one way to start, which is always a recovery: papads that are killed, and what the next one makes of it.
+
+Each papad here is a forked child that puts the kernel together as main does, works on it, and kills itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from papad.daemon.commands.table import Kernel
+from papad.daemon.tables.launch import specify
+from papad.daemon.tables.process import TRANSITIONS, IllegalTransition, Process, State
+from papad.daemon.tables.sockets import specify as specify_socket
+from papad.errors import Error
+from tests.support.lives import Act, Lives, life, make, output, process_of, seen, until
+from tests.support.papad import dies_at, in_child
+from tests.support.waiting import wait_until
+
+CALLS = (
+    (socket, "send_fds"),
+    (socket.socket, "recvmsg"),
+    (os, "splice"),
+    (os, "ftruncate"),
+    (os, "pipe2"),
+    (os, "memfd_create"),
+)
+
+
+def closing(name: str) -> Act:
+    """Wait for the close of a process; what is then known of it."""
+
+    async def act(kernel: Kernel) -> dict[str, Any]:
+        process = process_of(kernel, name)
+        await until(lambda: process.closed, f"{name} is closed")
+        return seen(process)
+
+    return act
+
+
+STATES = {
+    # name: (script before and after the gate, options, what is captured, exit code)
+    "running": ("echo a; echo b >&2; read x <{gate}; echo c; exit 3", {}, {"out": "a\nc\n", "err": "b\n"}, 3),
+    "ended": ("echo a; echo b >&2; exit 4", {}, {"out": "a\n", "err": "b\n"}, 4),
+    "killed": ("echo a; kill -9 $$", {}, {"out": "a\n", "err": ""}, -9),
+    "joined": ("echo a; read x <{gate}; echo b >&2", {"stderr": "stdout"}, {"out": "a\nb\n", "err": ""}, 0),
+    "stdout=0": ("echo a; read x <{gate}; echo b >&2; exit 1", {"stdout": 0}, {"out": "", "err": "b\n"}, 1),
+    "bufsize=0": ("echo a; read x <{gate}; exit 5", {"bufsize": 0}, {"out": "", "err": ""}, 5),
+    "bufsize=3": ("echo abc; read x <{gate}; echo def; exit 6", {"bufsize": 3}, {"out": "ef\n", "err": ""}, 6),
+    "grandchild": ("(read x <{gate}; echo late) & echo a; exit 7", {}, {"out": "a\nlate\n", "err": ""}, 7),
+}
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("state", STATES)
+def test_a_process_in_any_state_is_back_after_a_kill_with_every_byte_and_its_exit_code(
+    lives: Lives, tmp_path: Path, state: str, times: int
+) -> None:
+    script, options, captured, code = STATES[state]
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    async def begin(kernel: Kernel) -> list[Any]:
+        process = await make(kernel, state, script.format(gate=gate), **options)
+        return [process.pid, process.started, str(process)]
+
+    async def again(kernel: Kernel) -> list[Any]:
+        process = await make(kernel, state, script.format(gate=gate), **options)  # the same spec: the same process
+        return [process.pid, process.started, process.name]
+
+    pid, started, _ = lives.report(begin)
+    for _ in range(times):
+        assert lives.report(again) == [pid, started, state]
+    if "{gate}" in script:
+        gate.write_text("go\n")
+    wait_until(lambda: dead(pid), "it has ended while no papad was there")
+    found = lives.report(closing(state))
+    assert found == {**captured, "code": code, "pid": pid, "started": started}
+    assert lives.report(closing(state)) == found  # and once more, from the record of its end
+
+
+def dead(pid: int) -> bool:
+    """Whether it has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_what_was_acknowledged_does_not_come_again(lives: Lives) -> None:
+    async def acknowledge(kernel: Kernel) -> str:
+        process = await make(kernel, "x", "echo one; echo two; exit 2")
+        await until(lambda: process.closed, "it is closed")
+        assert process.ring is not None
+        process.ring.acknowledge(0, 4)
+        return output(process)["out"]
+
+    async def forget(kernel: Kernel) -> str:
+        text = output(process_of(kernel, "x"))["out"]
+        kernel.processes.forget(process_of(kernel, "x"))
+        return text
+
+    async def lines(kernel: Kernel) -> list[str]:
+        return kernel.processes.lines([])
+
+    assert lives.report(acknowledge) == "two\n"
+    assert lives.report(forget) == "two\n"
+    assert lives.report(lines) == []
+
+
+def test_a_process_removed_while_it_ran_is_still_drained_and_then_forgotten(lives: Lives, tmp_path: Path) -> None:
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    os.mkfifo(gate)
+
+    async def remove(kernel: Kernel) -> None:
+        await make(kernel, "x", f"read x <{gate}; seq 100000 && echo unharmed >{done}; exit 3")
+        kernel.processes.remove(["x"])
+
+    async def drained(kernel: Kernel) -> list[str]:
+        await until(lambda: not kernel.processes.lines([]), "it is forgotten")
+        return kernel.processes.lines([])
+
+    lives.live(remove)
+    gate.write_text("go\n")
+    assert lives.report(drained) == []
+    assert done.read_text() == "unharmed\n"
+
+
+def test_values_sockets_and_the_bytes_in_a_backlog_are_back(lives: Lives) -> None:
+    async def begin(kernel: Kernel) -> list[Any]:
+        kernel.values.set("a", "one  two caf\u00e9")
+        kernel.values.set("gone", "x")
+        kernel.values.set("gone", "")
+        kernel.values.set("large", "x" * (3 << 20))
+        made = kernel.sockets.make("web", specify_socket({}))
+        return [kernel.values.lines([]), str(made), os.fstat(made.sock.fileno()).st_ino]
+
+    async def after(kernel: Kernel) -> list[Any]:
+        made = kernel.sockets.get("web")
+        assert made is not None
+        return [kernel.values.lines([]), str(made), os.fstat(made.sock.fileno()).st_ino]
+
+    assert lives.report(begin) == lives.report(after) == lives.report(after)
+
+
+@pytest.mark.parametrize("alive", [False, True], ids=["nursery killed", "nursery alive"])
+def test_exit_codes_of_those_who_end_while_nobody_is_there(lives: Lives, tmp_path: Path, alive: bool) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    async def begin(kernel: Kernel) -> int:
+        await make(kernel, "x", f"echo before; read x <{gate}; echo after; exit 9")
+        return kernel.processes._spawner.pid
+
+    nursery = lives.report(begin)
+    if not alive:
+        os.kill(nursery, signal.SIGKILL)
+        wait_until(lambda: dead(nursery), "the nursery is dead")
+    gate.write_text("go\n")
+    found = lives.report(closing("x"))
+    assert found["out"] == "before\nafter\n"
+    assert found["code"] == 9 or (not alive and found["code"] == 256)
+
+    async def new(kernel: Kernel) -> int:
+        await make(kernel, "y", "exit 1")
+        return kernel.processes._spawner.pid
+
+    assert (lives.report(new) == nursery) == alive
+    assert lives.report(closing("y"))["code"] == 1
+
+
+@pytest.mark.parametrize("offset", range(4))
+def test_killed_at_any_step_of_a_session_no_byte_and_no_exit_code_is_lost(lives: Lives, offset: int) -> None:
+    """The client does as clients do: what was not answered it asks again."""
+    script = "echo out; echo err >&2; exit 7"
+
+    async def session(kernel: Kernel) -> None:
+        kernel.values.set("v", "1")
+        process = await make(kernel, "x", script)
+        kernel.values.set("v", "2")
+        await until(lambda: process.closed, "x is closed")
+        kernel.values.set("v", "")
+
+    async def after(kernel: Kernel) -> list[Any]:
+        process = await make(kernel, "x", script)
+        await until(lambda: process.closed, "x is closed")
+        found = seen(process)
+        kernel.processes.forget(process)
+        return [found["out"], found["err"], found["code"], kernel.values.get("v") in ("", "1", "2")]
+
+    step = offset
+    while dies_at(step, CALLS, lambda: asyncio.run(life(lives.store, session))):
+        lives.next()
+        assert lives.report(after) == ["out\n", "err\n", 7, True], f"killed at step {step}"
+        step += 4
+    lives.next()
+    assert lives.report(after) == ["out\n", "err\n", 7, True]
+    assert step > 60
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left"), Error("systemd cannot be asked")], ids=lambda error: type(error).__name__
+)
+def test_a_start_that_cannot_be_recorded_is_still_captured_and_learnt_by_the_next_papad(
+    lives: Lives, error: Exception
+) -> None:
+    def patch(kernel: Kernel) -> None:
+        vault = kernel.processes._vault
+        write = vault.write
+
+        def failing(key: str, fields: Any, fds: Any = None) -> None:
+            if "pid" in fields:
+                raise error
+            write(key, fields, fds)
+
+        vault.write = failing  # type: ignore[method-assign]
+
+    async def act(kernel: Kernel) -> None:
+        process = await asyncio.wait_for(make(kernel, "x", "seq 100000; exit 5"), 5)
+        await until(lambda: process.exit is not None, "it is read, so that it can end", 5)
+
+    def papad() -> None:
+        asyncio.run(life(lives.store, act, patch))
+
+    try:
+        assert in_child(papad) == 0
+    finally:
+        lives.next()
+    found = lives.report(closing("x"))
+    assert found["code"] == 5
+    assert found["out"].endswith("100000\n")
+
+
+def test_a_damaged_process_record_is_dropped_alone(lives: Lives, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    async def begin(kernel: Kernel) -> None:
+        for name in ("a", "b"):
+            await make(kernel, name, "echo hello; exit 1")
+        vault = kernel.processes._vault
+        vault.write("process:7", {"name": "no-spec"})
+        vault.write("process:nonsense", {"name": "x"})
+        vault.write("process:8", {"name": "bad-spec", "spec": {"colour": "red"}})
+        vault.write("process:9", {"name": "no-ring", "spec": {"args": [], "env": {}, "rlimits": {}}}, {"ring": 0})
+
+    async def names(kernel: Kernel) -> list[str]:
+        await until(lambda: all(each.closed for each in kernel.processes.select([])), "all are closed")
+        return [each.name for each in kernel.processes.select([])] + [
+            key for key in kernel.processes._vault.entries if key in ("process:7", "process:8", "process:9")
+        ]
+
+    lives.live(begin)
+    assert lives.report(names) == ["a", "b"]
+    assert lives.report(names) == ["a", "b"]
+
+
+def test_spawned_without_forked_is_not_taken_for_a_start(lives: Lives) -> None:
+    """It is left with the nursery, which tells all of it again to the next papad."""
+
+    async def act(kernel: Kernel) -> list[Any]:
+        await make(kernel, "first", "exit 0")  # there is a nursery
+        process = kernel.processes._begin("x", specify({}, ["/bin/sleep", "60"]))
+        acknowledged: list[str] = []
+        spawner = kernel.processes._spawner
+        spawner.acknowledge = lambda id, what: acknowledged.append(what) if id == process.id else None  # type: ignore[method-assign]
+        kernel.processes._lifecycle._reported({"id": process.id, "what": "spawned"}, [])
+        before = process.state.value, process.listed, list(acknowledged)
+        assert process.ready is not None
+        line = await process.ready
+        return [*before, line.startswith(f"x pid={process.pid} "), process.pid > 0, acknowledged]
+
+    assert lives.report(act) == ["begun", False, [], True, True, ["forked", "spawned"]]
+
+
+def test_a_forgotten_process_is_recorded_as_that_once(lives: Lives) -> None:
+    """However much its grandchild writes."""
+
+    async def act(kernel: Kernel) -> list[Any]:
+        process = await make(kernel, "x", "(while :; do echo x; done) & exit 0")
+        await until(lambda: process.exit is not None, "it has ended")
+        drained: list[int] = []
+        capture = kernel.processes._lifecycle._capture
+        drain = capture.drain
+        capture.drain = lambda fd: drained.append(drain(fd)) or drained[-1]  # type: ignore[func-returns-value,method-assign]
+        kernel.processes.remove(["x"])
+        await until(lambda: drained, "its grandchild's output is drained")
+        records = kernel.processes._vault._messages
+        await until(lambda: len(drained) > 100, "more of it")
+        found = [process.state.value, kernel.processes._vault._messages - records]
+        os.killpg(process.pid, signal.SIGKILL)
+        await until(lambda: process.state is State.GONE, "nothing is left of it")
+        return found
+
+    assert lives.report(act) == ["forgotten", 0]
+
+
+def test_only_the_steps_of_the_table_are_taken() -> None:
+    for before in State:
+        for after in State:
+            process = Process(1, "x", specify({}, ["/bin/true"]), state=before)
+            if after in TRANSITIONS[before]:
+                process.enter(after)
+                assert process.state is after
+            else:
+                with pytest.raises(IllegalTransition, match=f"it is {before.value}"):
+                    process.enter(after)
+                assert process.state is before

@@ -1,0 +1,331 @@
+"""Processes through a real papad: their output, their ends, their names, those who watch them."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.papad import Daemon, Talk, open_fds, running_papad
+from tests.support.waiting import wait_until
+
+Records = list[tuple[str, str, bytes | int]]
+
+
+@pytest.fixture(scope="module")
+def papad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with running_papad(tmp_path_factory.mktemp("papad"), tcp=True) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def talk(papad: Daemon) -> Iterator[Talk]:
+    with papad.connect() as talk:
+        yield talk
+    left = papad.ask("list processes")
+    papad.ask("remove processes *")
+    for pid in re.findall(r" pid=(\d+) running=True", left):
+        os.kill(int(pid), signal.SIGKILL)
+    wait_until(lambda: papad.ask("list processes") == "", "the table is empty for the next test")
+    assert left == "", "a test must see its processes to their end"
+
+
+def make(talk: Talk, name: str, options: str, *args: str) -> int:
+    """Start a process; its pid."""
+    words = [arg.replace(" ", "\\ ") for arg in args]
+    line = talk.ask(" ".join(filter(None, (f"make process {name} {options}".strip(), *words))))
+    found = re.match(rf"{re.escape(name)} pid=(\d+) running=(True|False) started=\d+\.\d+ ", line)
+    assert found, line
+    return int(found[1])
+
+
+def shell(talk: Talk, name: str, script: str, options: str = "") -> int:
+    return make(talk, name, f"{options} env.PATH=/bin:/usr/bin".strip(), "/bin/sh", "-c", script)
+
+
+def watch(talk: Talk, name: str) -> Records:
+    """Everything until nothing is left."""
+    assert talk.ask_line(f"watch processes {name}").startswith("Watching")
+    return talk.watch_to_end()
+
+
+def text(records: Records, kind: str, name: str | None = None) -> bytes:
+    return b"".join(data for each, owner, data in records if each == kind and name in (None, owner))  # type: ignore[misc]
+
+
+def codes(records: Records) -> dict[str, bytes | int]:
+    return {name: code for kind, name, code in records if kind == "closed"}
+
+
+@pytest.mark.parametrize("code", [0, 1, 127, 255])
+def test_an_exit_code_arrives_once_and_the_name_is_free_then(talk: Talk, code: int) -> None:
+    shell(talk, "x", f"exit {code}")
+    assert watch(talk, "x") == [("closed", "x", code)]
+    assert talk.ask("watch processes x") == "Error: x not found"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_signal_is_a_negative_code(talk: Talk, number: signal.Signals) -> None:
+    pid = make(talk, "x", "", "/bin/sleep", "60")
+    os.kill(pid, number)
+    assert watch(talk, "x") == [("closed", "x", -number)]
+
+
+@pytest.mark.parametrize("order", [">&2; exec 2>&-; sleep 0.05; seq 2000", "; exec >&-; sleep 0.05; seq 2000 >&2"])
+def test_both_pipes_are_captured_to_the_end_when_one_closes_early(talk: Talk, order: str) -> None:
+    shell(talk, "x", f"echo early {order}")
+    records = watch(talk, "x")
+    numbers = "".join(f"{number}\n" for number in range(1, 2001)).encode()
+    first, second = ("err", "out") if order.startswith(">") else ("out", "err")
+    assert text(records, first) == b"early\n"
+    assert text(records, second) == numbers
+    assert records[-1] == ("closed", "x", 0)
+
+
+def test_a_process_is_closed_only_when_a_grandchild_has_let_go_of_its_pipe(talk: Talk, tmp_path: Path) -> None:
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    shell(talk, "x", f"(read x < {fifo}; echo from the grandchild) & echo from the child; exit 5")
+    wait_until(lambda: "running=False" in talk.ask("list processes x"), "the child has ended")
+    assert talk.ask_line("watch processes x") == "Watching 1"
+    assert text(talk.records(), "out") == b"from the child\n"
+    talk.send("-\n")
+    fifo.write_text("go\n")
+    assert talk.watch_to_end() == [("out", "x", b"from the grandchild\n"), ("closed", "x", 5)]
+
+
+@pytest.mark.parametrize("size", [1, 100, 4096, 70_000])
+def test_the_buffer_keeps_the_last_bytes_and_no_more(talk: Talk, size: int) -> None:
+    shell(talk, "x", "seq 10000", f"bufsize={size}")
+    numbers = "".join(f"{number}\n" for number in range(1, 10001)).encode()
+    talk.ask_line("watch processes x")
+    batches: list[Records] = []
+    with pytest.raises(EOFError):
+        while True:
+            batches.append(talk.records())
+            talk.send("-\n")
+    assert talk.exactly(2) == b"> "
+    pieces = [text(records, "out") for records in batches]
+    assert max(map(len, pieces)) <= size
+    end = next(piece for piece in reversed(pieces) if piece)
+    assert numbers.endswith(end)
+    rest = iter(numbers)
+    assert all(byte in rest for byte in b"".join(pieces)), "something came twice, or in another order"
+    assert batches[-1][-1] == ("closed", "x", 0)
+
+
+@pytest.mark.parametrize("options", ["bufsize=0", "output=0", "stdout=0 stderr=0"])
+def test_without_capture_there_is_only_the_close(talk: Talk, options: str) -> None:
+    shell(talk, "x", "seq 100; seq 100 >&2; exit 3", options)
+    assert watch(talk, "x") == [("closed", "x", 3)]
+
+
+@pytest.mark.parametrize(
+    ("options", "out", "err"),
+    [
+        ("stdout=0", b"", b"e\n"),
+        ("stderr=0", b"o\n", b""),
+        ("stderr=stdout", b"o\ne\n", b""),
+        ("bufsize=1k", b"o\n", b"e\n"),
+    ],
+)
+def test_streams_go_where_the_options_say(talk: Talk, options: str, out: bytes, err: bytes) -> None:
+    shell(talk, "x", "echo o; echo e >&2", options)
+    records = watch(talk, "x")
+    assert (text(records, "out"), text(records, "err")) == (out, err)
+
+
+def test_a_process_removed_while_it_runs_writes_on_unharmed_and_is_forgotten_at_its_end(
+    talk: Talk, papad: Daemon, tmp_path: Path
+) -> None:
+    fifo, done = tmp_path / "go", tmp_path / "done"
+    os.mkfifo(fifo)
+    pid = shell(talk, "x", f"echo before; read x < {fifo}; seq 300000 && echo unharmed > {done}")
+    assert talk.ask("remove processes x") == ""
+    assert f"x pid={pid} running=True" in talk.ask("list processes x")
+    fifo.write_text("go\n")
+    wait_until(lambda: talk.ask("list processes x") == "", "the name is free")
+    assert done.read_text() == "unharmed\n"
+    make(talk, "x", "", "/bin/true")
+    assert watch(talk, "x") == [("closed", "x", 0)]
+
+
+def test_removing_ends_a_watch(papad: Daemon, talk: Talk) -> None:
+    pid = make(talk, "x", "", "/bin/sleep", "60")
+    with papad.connect() as watcher:
+        assert watcher.ask_line("watch processes x") == "Watching 1"
+        talk.ask("remove processes x")
+        assert watcher.until(b"\n> ") == b"Nothing left to watch\n> "
+        assert watcher.ask("get x") == ""
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: talk.ask("list processes x") == "", "it is forgotten")
+
+
+def test_the_same_spec_is_the_same_process_and_another_is_refused(talk: Talk) -> None:
+    first = make(talk, "x", "env.A=1", "/bin/sleep", "60")
+    assert make(talk, "x", "env.A=1", "/bin/sleep", "60") == first
+    for line in ("make process x env.A=1 /bin/sleep 61", "make process x /bin/sleep 60"):
+        assert talk.ask(line).startswith(f"Error: Process for x has already been created - x pid={first} ")
+    os.kill(first, signal.SIGKILL)
+    assert watch(talk, "x") == [("closed", "x", -9)]
+
+
+def test_what_was_not_acknowledged_comes_again_to_the_next_watcher(papad: Daemon, talk: Talk) -> None:
+    shell(talk, "x", "echo hello; echo oops >&2; exit 4")
+    wait_until(lambda: "running=False" in talk.ask("list processes x"), "it has ended")
+    with papad.connect() as first:
+        first.ask_line("watch processes x")
+        delivered = first.records()
+        assert codes(delivered) == {"x": 4}
+    assert watch(talk, "x") == delivered
+
+
+def test_q_acknowledges_and_stops(talk: Talk, tmp_path: Path) -> None:
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    shell(talk, "x", f"echo one; read x < {fifo}; echo two")
+    talk.ask_line("watch processes x")
+    assert text(talk.records(), "out") == b"one\n"
+    talk.send("q\n")
+    assert talk.until(b"\n> ") == b"Stopped watching\n> "
+    fifo.write_text("go\n")
+    assert text(watch(talk, "x"), "out") == b"two\n"
+
+
+def test_with_nothing_to_deliver_an_empty_batch_comes_after_two_seconds(talk: Talk) -> None:
+    pid = make(talk, "x", "", "/bin/sleep", "60")
+    talk.ask_line("watch processes x")
+    begin = time.monotonic()
+    assert talk.records() == []
+    assert 1.5 < time.monotonic() - begin < 4
+    os.kill(pid, signal.SIGKILL)
+    talk.send("-\n")
+    assert codes(talk.watch_to_end()) == {"x": -9}
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_the_first_batch_never_leaves_before_the_client_has_taken_the_first_line(papad: Daemon, tcp: bool) -> None:
+    with papad.connect(tcp=tcp) as talk:
+        for number in range(100):
+            talk.send(f"make process x{number} watch=1 /bin/echo hello\n")
+            select.select([talk.sock], [], [], 5)
+            if number % 10 == 0:
+                time.sleep(0.02)  # a slow client: all the more would the batch be there by now
+            line = talk.sock.recv(1024)
+            assert re.fullmatch(rb"x\d+ pid=\d+ [^\n]*\n", line)
+            assert select.select([talk.sock], [], [], 5)[0]
+            assert codes(talk.watch_to_end()) == {f"x{number}": 0}
+
+
+def test_thousands_of_lines_of_many_processes_all_arrive(talk: Talk) -> None:
+    for number in range(20):
+        shell(talk, f"many.{number}", f"seq 2000; seq 1000 >&2; exit {number}", "bufsize=100k")
+    records = watch(talk, "many.*")
+    for number in range(20):
+        assert text(records, "out", f"many.{number}") == "".join(f"{n}\n" for n in range(1, 2001)).encode()
+        assert text(records, "err", f"many.{number}") == "".join(f"{n}\n" for n in range(1, 1001)).encode()
+    assert codes(records) == {f"many.{number}": number for number in range(20)}
+
+
+def test_a_large_output_arrives_whole_in_several_batches(talk: Talk) -> None:
+    make(talk, "x", "bufsize=16m", "/usr/bin/head", "-c", "10000000", "/dev/zero")
+    wait_until(lambda: "running=False" in talk.ask("list processes x"), "it has ended")
+    talk.ask_line("watch processes x")
+    first = talk.records()
+    assert 0 < len(text(first, "out")) < 10_000_000
+    talk.send("-\n")
+    assert text(first + talk.watch_to_end(), "out") == bytes(10_000_000)
+
+
+FAILING = {
+    "": "No command",
+    "/no/such/thing": "Bad command - [Errno 2] No such file or directory: '/no/such/thing'",
+    "working_dir=/no/dir /bin/true": "Bad working_dir - [Errno 2] No such file or directory: '/no/dir'",
+    "working_dir=relative /bin/true": 'working_dir must be an absolute path, not "relative"',
+    "uid=nobody-of-that-name /bin/true": "'nobody-of-that-name' is not a valid user name",
+    "rlimit.nonsense=1 /bin/true": 'Unknown rlimit "nonsense"',
+    "rlimit.nofile=99999999999 /bin/true": "Bad rlimit - ",
+    "bufsize=-1 /bin/true": "bufsize must be a number of bytes",
+    "stderr=2 /bin/true": 'stderr must be 0, 1 or stdout, not "2"',
+    "nonsense=1 /bin/true": 'Unknown option "nonsense"',
+    "/bin/echo $(socket.nothing.port)": "Socket nothing not found",
+    "/bin/echo $(socket.x": "Process for x argument starts with",
+    "/bin/echo \0": "Arguments cannot hold the character NUL",
+}
+
+
+@pytest.mark.parametrize("words", FAILING, ids=repr)
+def test_a_failed_start_is_one_error_and_leaves_nothing(talk: Talk, papad: Daemon, words: str) -> None:
+    make(talk, "warm-up", "", "/bin/true")
+    watch(talk, "warm-up")
+    before = len(open_fds(papad.popen.pid)), len(open_fds(papad.nursery()))
+    for _ in range(3):
+        answer = talk.ask(f"make process x {words}")
+        assert answer.startswith("Error: " + FAILING[words])
+    assert talk.ask("list processes") == ""
+    wait_until(
+        lambda: (len(open_fds(papad.popen.pid)), len(open_fds(papad.nursery()))) == before, "no descriptor is left"
+    )
+
+
+def test_two_hundred_processes_leave_no_descriptor(talk: Talk, papad: Daemon) -> None:
+    make(talk, "warm-up", "", "/bin/true")
+    watch(talk, "warm-up")
+    before = len(open_fds(papad.popen.pid)), len(open_fds(papad.nursery()))
+    talk.send("".join(f"make process p{number} /bin/echo {number}\n" for number in range(200)))
+    for number in range(200):
+        assert talk.until(b"\n> ").startswith(b"p%d pid=" % number)
+    records = watch(talk, "p*")
+    assert codes(records) == {f"p{number}": 0 for number in range(200)}
+    assert text(records, "out", "p7") == b"7\n"
+    wait_until(
+        lambda: (len(open_fds(papad.popen.pid)), len(open_fds(papad.nursery()))) == before, "no descriptor is left"
+    )
+
+
+def test_a_process_inherits_the_sockets_under_their_numbers_and_nothing_else(talk: Talk, tmp_path: Path) -> None:
+    for line in ("a port=0", f"b path={tmp_path}/b", "c reuseport=1", "d type=dgram reuseport=1"):
+        assert not talk.ask(f"make socket {line}").startswith("Error")
+    make(
+        talk,
+        "x",
+        "env.PATH=/bin",
+        "/bin/sh",
+        "-c",
+        "ls /proc/$$/fd; echo $(socket.c.fileno) $(socket.a.port) $(socket.a.port)",
+    )
+    port = re.search(r"^a .* port=(\d+)", talk.ask("list sockets a"))
+    assert port is not None
+    *fds, last = text(watch(talk, "x"), "out").decode().split("\n")[:-1]
+    assert sorted(map(int, fds)) == [0, 1, 2, 64, 65, 66]
+    assert last == f"66 {port[1]} {port[1]}"
+    talk.ask("remove sockets")
+
+
+def test_processes_go_by_their_pid_too(talk: Talk) -> None:
+    pid = make(talk, "x", "", "/bin/sleep", "60")
+    assert talk.ask(f"list processes {pid}").startswith(f"x pid={pid}")
+    os.kill(pid, signal.SIGKILL)
+    assert watch(talk, str(pid)) == [("closed", "x", -9)]
+
+
+def test_when_the_nursery_is_killed_output_and_exit_codes_still_arrive_and_a_new_one_is_made(
+    talk: Talk, papad: Daemon, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    shell(talk, "x", f"echo before; read x < {fifo}; echo after; exit 6")
+    old = papad.nursery()
+    os.kill(old, signal.SIGKILL)
+    make(talk, "y", "", "/bin/echo", "newly born")
+    assert text(watch(talk, "y"), "out") == b"newly born\n"
+    fifo.write_text("go\n")
+    records = watch(talk, "x")
+    assert text(records, "out") == b"before\nafter\n"
+    assert codes(records) in ({"x": 6}, {"x": 256})  # what a kernel before 6.15 cannot tell is 256
