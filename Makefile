@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run chaos demo docs test check install uninstall deb dist clean
+.PHONY: help setup setup-dev run chaos demo docs unit test check install uninstall deb dist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -60,6 +60,9 @@ demo: setup  ## see what papad survives, in two minutes (root)
 
 docs: setup  ## bring docs/protocol.md up to date with the command table
 	$(BIN)/python scripts/docs
+
+unit: setup-dev  ## the unit tests: no container, no root, under a minute
+	$(BIN)/python -m pytest -q tests/unit
 
 test: check  ## check, then every test, on a booted systemd too
 	$(BIN)/python -m pytest

@@ -47,22 +47,24 @@ class Server:
 
         Who connects meanwhile waits for the next papad, where a service manager holds the listening sockets.
         """
-        loop = asyncio.get_running_loop()
-        for listener in self._listeners:
-            loop.remove_reader(listener)
+        self._accept_nobody()
         for connection in self.connections:
             connection.end_when_quiet()
-        self._drained = loop.create_future()
+        self._drained = asyncio.get_running_loop().create_future()
         if self.connections:
             await asyncio.wait([self._drained], timeout=_DRAIN)
 
     def close(self) -> None:
         """Listen no more, and drop all connections."""
+        self._accept_nobody()
         for listener in self._listeners:
-            asyncio.get_running_loop().remove_reader(listener)
             listener.close()
         for connection in list(self.connections):
             connection.abort()
+
+    def _accept_nobody(self) -> None:
+        for listener in self._listeners:
+            asyncio.get_running_loop().remove_reader(listener)
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something on the side."""
@@ -76,6 +78,7 @@ class Server:
         if self._drained is not None and not self.connections and not self._drained.done():
             self._drained.set_result(None)
         if self.exit_when_idle and not self.connections and self.kernel.idle and not self.stopped.done():
+            self._accept_nobody()  # at once: who came in the last instant would be answered, and then forgotten
             self.stopped.set_result(True)
 
     def _accept(self, listener: socket.socket) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.waiting import wait_until
 from tests.system.machine import Machine
-from tests.system.papad import SCOPE, UNIX, Papad, fileno, output_of, pid_of, serve
+from tests.system.papad import SCOPE, TOOLS, UNIX, Papad, fileno, output_of, pid_of, serve
 
 GREETING = 'Papa is home. Type "help" for commands.'
 
@@ -157,3 +157,8 @@ def test_without_control_sockets_papad_opens_none_of_its_own_and_holds_on(machin
         papad.systemctl("restart", "papad.socket")
         papad.where = UNIX
     assert papad.talk("list sockets", "get a", "list processes") == [before[0], "b", before[2]]
+
+
+def test_who_comes_as_papad_leaves_idle_is_answered_by_the_next(machine: Machine, papad: Papad) -> None:
+    """And not by the one that is leaving, which would forget it."""
+    assert machine.run("/usr/bin/python3", f"{TOOLS}/leaving.py", "100", seconds=120).stdout == "0\n"

@@ -56,6 +56,11 @@ def numbered_to_its_end(papad: Papad) -> None:
     assert records[-1][::2] == ["closed", "7"]
 
 
+def papads(machine: Machine) -> str:
+    """The daemons and nurseries that run."""
+    return machine.run("sh", "-c", "grep -l ^papad /proc/[0-9]*/comm 2>/dev/null", check=False).stdout
+
+
 # Installation
 
 
@@ -65,7 +70,7 @@ def test_what_an_installation_starts_and_what_not(packaged: Papad) -> None:
     assert packaged.show("ActiveState") == "inactive"
     assert packaged.machine.out("getent", "group", "papad")
     assert packaged.systemctl("--global", "is-enabled", "papad.socket", check=False) == "disabled"
-    assert packaged.machine.run("pgrep", "papad", check=False).returncode
+    assert papads(packaged.machine) == ""
     assert packaged.ask("set a b") == ""
     assert packaged.show("ActiveState") == "active"
     for path in (
@@ -285,27 +290,71 @@ def test_a_removal_ends_processes_if_it_is_told_to(users: Papad) -> None:
     said = remove(machine, check=False)
     uid = machine.out("id", "-u", USER)
     assert f"    web.1 (pid {pids[0]}): /bin/sleep 600\n" in said
-    assert f"    numbered (pid {pids[1]}, of user {uid}): /usr/bin/python3 {TOOLS}/numbered.py\n" in said
+    assert f"    (pid {pids[1]}, of user {uid}): /usr/bin/python3 {TOOLS}/numbered.py\n" in said
     assert len(re.findall(r"^    systemctl", said, re.MULTILINE)) == 2
     said = remove(machine, PAPAD_REMOVE="end-processes")
     assert said.endswith("0")
     for pid in pids:
         assert machine.run("test", "-e", f"/proc/{pid}", check=False).returncode
-    assert machine.run("pgrep", "papad", check=False).returncode
+    assert papads(machine) == ""
     link = f"/home/{USER}/.config/systemd/user/sockets.target.wants/papad.socket"
     assert f"This link of a user stays, and points to nothing now: {link}\n" in remove(machine, "--purge")
 
 
-def test_a_removal_ends_processes_that_could_have_no_scope(packaged: Papad) -> None:
-    """They are in papad's own control group, and KillMode=process leaves them there."""
+@pytest.mark.parametrize("told", [True, False], ids=["by the removal", "by the command that it says"])
+def test_a_removal_and_processes_that_could_have_no_scope(packaged: Papad, told: bool) -> None:
+    """They are in papad's own control group, and KillMode=process leaves them there. One goes by the name of papad."""
     papad, machine = packaged, packaged.machine
+    machine.run("cp", "/bin/sleep", "/usr/local/bin/papad")
     machine.run("mv", "/usr/bin/systemd-run", "/usr/bin/systemd-run.off")
-    papad.ask("make process web.1 /bin/sleep 600")
+    papad.talk("make process web.1 /bin/sleep 600", "make process odd /usr/local/bin/papad 600")
     machine.run("mv", "/usr/bin/systemd-run.off", "/usr/bin/systemd-run")
-    pid = pid_of(papad, "web.1")
-    assert f"    web.1 (pid {pid}): /bin/sleep 600\n" in remove(machine, check=False)
+    pids = [pid_of(papad, "web.1"), pid_of(papad, "odd")]
+    said = remove(machine, check=False)
+    assert f"    web.1 (pid {pids[0]}): /bin/sleep 600\n" in said
+    assert f"    odd (pid {pids[1]}): /usr/local/bin/papad 600\n" in said
+    for command in [] if told else re.findall(r"^    (kill .*)$", said, re.MULTILINE):
+        machine.run("sh", "-c", command)
+    assert remove(machine, **({"PAPAD_REMOVE": "end-processes"} if told else {})).endswith("0")
+    for pid in pids:
+        assert machine.run("test", "-e", f"/proc/{pid}", check=False).returncode
+
+
+def test_a_removal_lets_processes_end_in_order_and_papad_hears_them(packaged: Papad) -> None:
+    machine = packaged.machine
+    script = "trap 'echo ending; echo ended >/root/ended; exit 0' TERM; while :; do sleep 0.1; done"
+    packaged.talk(f"make process web.1 /bin/bash -c {script.replace(' ', chr(92) + ' ')}")
     assert remove(machine, PAPAD_REMOVE="end-processes").endswith("0")
-    assert machine.run("test", "-e", f"/proc/{pid}", check=False).returncode
+    assert machine.out("cat", "/root/ended") == "ended"
+
+
+def test_what_users_do_with_what_is_theirs_does_not_hold_up_a_removal_nor_fool_it(packaged: Papad) -> None:
+    machine = packaged.machine
+    uid = machine.out("id", "-u", USER)
+    folder = f"/run/user/{uid}"
+    machine.run("mkdir", "-p", f"{folder}/papad")
+    machine.run("mkfifo", f"{folder}/papad/held", f"{folder}/papad.sock")
+    machine.run("chown", "-R", USER, folder)
+    assert remove(machine).endswith("0")
+
+
+def test_containers_papads_are_not_the_systems(packaged: Papad) -> None:
+    """What is in their control groups is theirs, though it is named alike."""
+    machine = packaged.machine
+    group = "/sys/fs/cgroup/machine.slice/box.scope/payload/system.slice/papad-processes.scope"
+    machine.run("mkdir", "-p", group)
+    with machine.running("sh", "-c", f"echo $$ >{group}/cgroup.procs; echo started; read x") as inside:
+        assert inside.stdout is not None
+        assert inside.stdout.readline() == "started\n"
+        assert remove(machine, PAPAD_REMOVE="end-processes").endswith("0")
+        assert inside.poll() is None
+
+
+def test_policy_rc_d_is_heeded(users: Papad) -> None:
+    pid = users.main_pid()
+    users.machine.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
+    install(users.machine, NEXT)
+    assert users.main_pid() == pid
 
 
 @pytest.mark.parametrize("members", [False, True])
@@ -375,7 +424,13 @@ def test_packages_take_the_place_of_make_install_and_do_not_let_it_back(built: B
         assert "Nothing to uninstall" in nothing.stderr
         # And back, by way of a removal.
         numbered_to_its_end(papad)
-        assert remove(machine, "--purge", PAPAD_REMOVE="end-processes").endswith("0")
+        assert remove(machine, PAPAD_REMOVE="end-processes").endswith("0")
+        refused = machine.run("make", "-C", "/root/papad", "install", check=False)
+        assert "was removed here, but not purged: apt-get purge papad\n" in refused.stderr
+        machine.run("dpkg", "--purge", "papad", "python3-papad")
         machine.run("make", "-C", "/root/papad", "install", seconds=120)
         papad.systemctl("start", "papad.socket")
         assert version_of(papad) == packages.version()
+        # The library alone, over it, is said to be trouble.
+        done = machine.run("sh", "-c", f"dpkg -i {NEXT}/python3-papad_*.deb")
+        assert "papad was installed here with 'make install'" in done.stderr

@@ -30,7 +30,7 @@ def test_the_packages_hold_what_they_should(machine: Machine, built: Built) -> N
     }
     assert {path for path in held["papad"] if path.endswith(".py")} == set()
     assert "./usr/lib/python3/dist-packages/papad/aio/papa.py" in held["python3-papad"]
-    assert not [path for path in held["python3-papad"] if re.match(r"\./(usr/bin|.*systemd)", path)]
+    assert not [path for path in held["python3-papad"] if re.match(r"\./(usr/bin|.*/systemd/(system|user))/", path)]
     assert not [path for paths in held.values() for path in paths if "tests/" in path or "__pycache__" in path]
 
 
