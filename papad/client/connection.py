@@ -47,7 +47,7 @@ class Client(Closing):
     def __init__(self, address: Address = DEFAULT_PORT, timeout: float | None = 10.0) -> None:
         """Connect. `timeout` is in seconds, for each wait.
 
-        Raises Unreachable when nobody answers there, Error when papad lets us not in.
+        Raises Unreachable when nobody answers there, Refused if papad rejects this user.
         """
         self.address = address
         self.timeout = timeout

@@ -29,7 +29,8 @@ _WORDS = {
     **dict.fromkeys(("process", "processes"), _LIST.format("processes")),
     **dict.fromkeys(("value", "values"), _LIST.format("values")),
     **dict.fromkeys(
-        ("quit", "exit"), "It ends by itself; only papactl shell has a quit. papactl exit-if-idle ends papad"
+        ("quit", "exit"),
+        "papactl exits after each command; quit works only in papactl shell. papactl exit-if-idle ends papad",
     ),
     **dict.fromkeys(("make value", "make values"), _VALUE),
 }
@@ -82,7 +83,7 @@ _ANSWERS = (
     ),
     ("Socket (.*) not found", "To make it: papactl make socket {0}"),
     ("You cannot remove all variables", "Say which values, or how their names begin: papactl remove values 'release*'"),
-    ("Bad working_dir", "--working-dir must be there, and open to the user of --uid"),
+    ("Bad working_dir", "--working-dir must exist and be accessible to the --uid user"),
     (
         "Unknown rlimit",
         "It is one of those of setrlimit(2), in lower case: nofile, nproc, core, as, cpu, data, fsize, memlock, stack ...",

@@ -98,7 +98,9 @@ class Session:
                 f"cannot connect to papad at {self.where}: {_reason(error)}", self._hint(error)
             ) from None
         except ConnectionLost:
-            raise CannotConnect(f"{self.where} does not answer as papad does; is something else there?") from None
+            raise CannotConnect(
+                f"{self.where} is not answering like papad; is another program listening there?"
+            ) from None
         except Error as error:
             raise CannotConnect(f"papad at {self.where} refuses: {error}") from None
 

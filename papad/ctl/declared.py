@@ -58,10 +58,10 @@ _PROCESS_OPTIONS = (
         "rlimit", "a resource limit, soft and hard: a number, or infinity", metavar="NAME=LIMIT", protocol="rlimit."
     ),
     Option("shell", "hand the command, its words joined by blanks, to /bin/sh -c", protocol="shell"),
-    Option("stdout", "0 throws it away", metavar="0|1", choices=("0", "1"), protocol="stdout"),
+    Option("stdout", "0 discards it", metavar="0|1", choices=("0", "1"), protocol="stdout"),
     Option(
         "stderr",
-        "0 throws it away, stdout joins it to stdout",
+        "0 discards it, stdout joins it to stdout",
         metavar="0|1|stdout",
         choices=("0", "1", "stdout"),
         protocol="stderr",

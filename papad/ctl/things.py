@@ -64,7 +64,10 @@ def remove(call: Call, session: Session) -> int:
     kind = call.command.words[1]
     session.client().command("remove", kind, *call.words)
     for each in session.client().describe(kind, *call.words) if kind == "processes" else []:
-        print(f"{safe_text(each['name'])} runs on, pid {each['pid']}, unrecorded; its name is free when it ends")
+        name = safe_text(each["name"])
+        print(
+            f"{name} is still running (pid {each['pid']}); its output is discarded from now on, and its name is free once it exits"
+        )
     return 0
 
 

@@ -34,7 +34,7 @@ log = logging.getLogger("papad")
 
 DEFAULT_PORT = 20202
 EXIT_IDLE = 75
-"""Exit status after exit-if-idle, which the unit's RestartPreventExitStatus= names: systemd shall not start papad again."""
+"""Exit status after exit-if-idle. It is listed in RestartPreventExitStatus=, so systemd does not restart papad."""
 EXIT_CONFIG = 78
 """Exit status for options or control sockets that cannot work (EX_CONFIG of sysexits.h); starting again would not help."""
 

@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection, settled before the first byte of it is acted on.
+"""Authenticate a peer before acting on its input.
 
 Unix sockets carry the peer's credentials. For TCP on the loopback the kernel is asked (sock_diag(7)) who owns the socket at the
 other end of exactly this connection. Its answer counts only where that socket is still held by somebody: one that has been

@@ -1,4 +1,4 @@
-"""The event loop's doors: listens, lets peers in, MAX_CONNECTIONS of them at most, and knows when papad may leave."""
+"""Accepts and limits connections, and decides when an idle papad exits."""
 
 from __future__ import annotations
 

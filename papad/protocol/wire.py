@@ -64,7 +64,7 @@ class LineReader:
 
 
 def looks_like_http(line: bytes) -> bool:
-    """Whether a connection's first line is that of a browser (or of TLS), which never means us well."""
+    """Whether a connection's first line is that of a browser (or of TLS), for example a cross-protocol request."""
     return _HTTP_OR_TLS.match(line) is not None
 
 

@@ -246,7 +246,9 @@ def test_an_interrupted_watch_says_that_the_process_runs_on(ctl: Papactl) -> Non
 
 def test_a_process_that_is_removed_runs_on(ctl: Papactl) -> None:
     pid = ctl.json("make", "process", "p", "--json", "/bin/sleep", "600")[0]["pid"]
-    assert ctl.out("remove", "processes", "p") == f"p runs on, pid {pid}, unrecorded; its name is free when it ends\n"
+    assert ctl.out("remove", "processes", "p") == (
+        f"p is still running (pid {pid}); its output is discarded from now on, and its name is free once it exits\n"
+    )
 
 
 def test_errors_of_papad_are_1(ctl: Papactl) -> None:

@@ -120,7 +120,7 @@ Did you mean: papactl remove values NAME
 
 $ papactl exit
 papactl: error: unknown command 'exit'
-It ends by itself; only papactl shell has a quit. papactl exit-if-idle ends papad
+papactl exits after each command; quit works only in papactl shell. papactl exit-if-idle ends papad
 
 $ papactl set release
 papactl: error: set release to what?
@@ -249,7 +249,7 @@ def test_something_else_at_the_port() -> None:
         thread.join()
     assert (done.status, done.err) == (
         3,
-        f"papactl: 127.0.0.1:{port} does not answer as papad does; is something else there?\n",
+        f"papactl: 127.0.0.1:{port} is not answering like papad; is another program listening there?\n",
     )
 
 

@@ -25,7 +25,7 @@ papactl: 'nobody-of-that-name' is not a valid user name
 
 $ papactl make process x -d /nosuch -- /bin/true
 papactl: Bad working_dir - [Errno 2] No such file or directory: '/nosuch'
---working-dir must be there, and open to the user of --uid
+--working-dir must exist and be accessible to the --uid user
 [1]
 
 $ papactl make process x -d relative -- /bin/true
@@ -90,7 +90,7 @@ ss -ltnp shows who has it. A process that has inherited a removed socket keeps i
 [1]
 
 $ papactl remove processes holder
-holder runs on, pid N, unrecorded; its name is free when it ends
+holder is still running (pid N); its output is discarded from now on, and its name is free once it exits
 
 $ papactl output nosuch
 papactl: nosuch not found

@@ -237,8 +237,8 @@ PROCESS_OPTIONS = (
     Option("gid", str, "the group, by number or name (default: that of uid)"),
     Option("working_dir", str, "the directory it starts in, an absolute path (default: /)"),
     Option("shell", _flag, "1 hands the command to /bin/sh -c"),
-    Option("stdout", _whole(0, 1), "0 throws it away (default: 1, captured)"),
-    Option("stderr", _standard_error, "0 throws it away, stdout joins it to stdout (default: 1, captured)"),
+    Option("stdout", _whole(0, 1), "0 discards it, 1 captures it (default)"),
+    Option("stderr", _standard_error, "0 discards it, 1 captures it (default), stdout joins it to stdout"),
     Option(
         "bufsize", parse_size, "how much output is kept, in bytes or with k, m, g (default: 1m; 0 captures nothing)"
     ),

@@ -171,7 +171,7 @@ class Nursery:
 
 
 def _let_go(child: socket.socket) -> str:
-    """Tell the child at the other end to go on; returns what it could not do, or "" once it has become what it shall be."""
+    """Release the child to exec; return its error, or "" on success."""
     error = b""
     with contextlib.suppress(OSError):  # killed meanwhile: its exit code will tell
         child.send(b"!")
