@@ -43,10 +43,11 @@ run: setup  ## run papad in the foreground; ARGS= are its options
 	@scripts/how-to-talk $(RUN_ARGS)
 	@exec $(BIN)/papad $(RUN_ARGS)
 
-check: setup-dev  ## ruff, strict mypy, and the layer test
+check: setup-dev  ## ruff, strict mypy, spelling, generated docs, versions, the law of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 	$(BIN)/python scripts/docs --check
 	$(BIN)/python scripts/version --check
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py
