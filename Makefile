@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run chaos demo docs unit test check install uninstall deb dist clean
+.PHONY: help setup setup-dev run chaos demo docs unit coverage test check install uninstall deb dist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -65,6 +65,12 @@ docs: setup  ## bring docs/protocol.md up to date with the command table
 unit: setup-dev  ## the unit tests: no container, no root, under a minute
 	$(BIN)/python -m pytest -q tests/unit
 
+coverage: setup-dev  ## branch coverage of the unit, ctl and client tests
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q tests/unit tests/ctl tests/client
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
 test: check  ## check, then every test, on a booted systemd too
 	$(BIN)/python -m pytest
 
@@ -82,5 +88,5 @@ dist: $(VENV)/.ready-release  ## build sdist and wheel into dist/, and check the
 	@scripts/dist $(BIN)/python
 
 clean:  ## remove what the other targets made in the checkout
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .coverage* .ruff_cache .hypothesis
 	find papad tests -name __pycache__ -type d -prune -exec rm -rf {} +

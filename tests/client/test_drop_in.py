@@ -230,17 +230,16 @@ def test_a_papad_that_is_silent_is_waited_for_as_long_as_told(papad: Daemon, kin
 
 def test_a_papad_whose_queue_is_full_is_not_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    waiting = []
-    with running_papad(tmp_path) as papad:
-        with stopped(papad), contextlib.suppress(BlockingIOError):
-            while len(waiting) < 5000:
-                waiting.append(socket.socket(socket.AF_UNIX))
-                waiting[-1].setblocking(False)
-                waiting[-1].connect(papad.path)
-        with stopped(papad), pytest.raises(Unreachable, match="busy"):
-            Papa(papad.path, 0.5)
-        for each in waiting:
-            each.close()
+    with running_papad(tmp_path) as papad, contextlib.ExitStack() as waiting:
+        with stopped(papad):  # all the while: papad would empty its queue
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(5000):
+                    each = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                    each.setblocking(False)
+                    each.connect(papad.path)
+            with pytest.raises(Unreachable, match="busy"):
+                Papa(papad.path, 0.5)
+        waiting.close()
         with Papa(papad.path, 10) as p:
             assert p.describe("server")[0]["pid"] == papad.popen.pid
         assert papads(papad.path) == {papad.popen.pid}
