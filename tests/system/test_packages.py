@@ -96,7 +96,7 @@ def test_readme_word_for_word(fresh: Machine) -> None:
         )
         if "make process job" in command:
             wait_until(lambda: "running=False" in fresh.out("papactl", "list", "processes", "job"), "it has ended")
-    (kill,) = re.findall(r"^    \$ (systemctl kill .*)$", page, re.MULTILINE)
+    (kill,) = re.findall(r"^    \$ (systemctl kill .* && .*)$", page, re.MULTILINE)
     survivors = fresh.out("bash", "-c", kill).splitlines()
     assert survivors[0].startswith("web.1 pid=")
     assert survivors[1:] == ["2026-11-23"]
