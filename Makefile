@@ -65,9 +65,9 @@ docs: setup  ## bring docs/protocol.md up to date with the command table
 unit: setup-dev  ## the unit tests: no container, no root, under a minute
 	$(BIN)/python -m pytest -q tests/unit
 
-coverage: setup-dev  ## branch coverage of the unit, ctl and client tests
+coverage: setup-dev  ## branch coverage of the unit tests
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q tests/unit tests/ctl tests/client
+	$(BIN)/coverage run -m pytest -q tests/unit
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from tests.support.waiting import wait_until
@@ -29,10 +30,7 @@ def install(machine: Machine) -> None:
 
 def copy_checkout(target: Path) -> None:
     """This checkout's files, without what git ignores, and without git."""
-    ignore = shutil.ignore_patterns(
-        ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "build", "dist"
-    )
-    shutil.copytree(CHECKOUT, target, ignore=ignore, symlinks=True)
+    subprocess.run([CHECKOUT / "scripts/copy", target], check=True)
 
 
 def furnish(machine: Machine) -> None:
