@@ -1,6 +1,7 @@
 """The daemon: one thread, one event loop.
 
-Its folders are its layers; each may import those before it: durable (what outlives a crash), output (capture and rings), nursery (the
-parent of processes), tables (sockets, values, processes), delivery (who watches or reads), commands (what can be asked). On top:
-peers (who is asking), connection, server, main.
+Its folders are layers; each may import those before it: durable (what outlives a crash), output
+(capture and rings), nursery (the parent of processes), tables (sockets, values, processes),
+delivery (watches and readers), commands (the table of commands). On top: peers (authentication),
+connection, server, main.
 """

@@ -1,19 +1,20 @@
-"""One client's connection: its lines through the grammar, their replies, what it watches, what it reads.
+"""A client's connection: its commands and their replies, its watch, its reading.
 
-    mode             what the next line is                        what comes next
-    COMMANDS         a command                                    AT_WORK, OPENING, READING
-    AT_WORK          left waiting, for a command has to wait      COMMANDS
-    OPENING          left waiting: the client has not taken the   WATCHING, UNACKNOWLEDGED; COMMANDS if nothing is left to watch
-                     first line of its watch yet
-    WATCHING         left waiting: there is nothing to deliver    UNACKNOWLEDGED, COMMANDS
-    UNACKNOWLEDGED   the acknowledgement of a batch               WATCHING, COMMANDS
-    READING          left waiting, until the output is written    COMMANDS, FOLLOWING
-    FOLLOWING        the end of following                         COMMANDS
+    mode             the next line is                            next mode
+    COMMANDS         a command                                   AT_WORK, OPENING, READING
+    AT_WORK          kept: a command is still at work            COMMANDS
+    OPENING          kept: the client has not yet read the       WATCHING, UNACKNOWLEDGED;
+                     first line of its watch                     COMMANDS if nothing is left
+    WATCHING         kept: there is nothing to deliver           UNACKNOWLEDGED, COMMANDS
+    UNACKNOWLEDGED   the acknowledgement of a batch              WATCHING, COMMANDS
+    READING          kept until the output is written            COMMANDS, FOLLOWING
+    FOLLOWING        the end of following                        COMMANDS
 
-Any other change of mode is a bug, and raises. Beside its mode a connection has flags about its transport.
+Any other change of mode is a bug and raises. Besides its mode, a connection has flags for its
+transport.
 
-Bounds: one line of wire.MAX_LINE bytes; nothing more is read from a client that does not take its answers, nor while its next line
-is left waiting.
+Limits: a line has at most wire.MAX_LINE bytes. The daemon stops reading from a client that does not
+read its answers, and while the client's next line is kept.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from papad.protocol import wire
 
 log = logging.getLogger("papad")
 
-_LINES_A_TURN = 1000  # then the other connections get theirs
+_LINES_A_TURN = 1000  # then other connections get a turn
 _FLUSH_SIZE = 256 * 1024
-_QUIET = 0.1  # seconds without a word from a client, when papad ends: it is not in the middle of asking
-_EMPTY_BATCH_AFTER = 2.0  # seconds; the original client's `ready` makes its owner block in `read` until then
+_QUIET = 0.1  # seconds of silence after which a client is not in the middle of a request
+_EMPTY_BATCH_AFTER = 2.0  # seconds; the original client blocks in `read` after `ready` until then
 _RESOURCES = {
     errno.EMFILE,
     errno.EFBIG,
@@ -56,7 +57,7 @@ _RESOURCES = {
 
 
 class Mode(enum.Enum):
-    """What a connection is at; see the module."""
+    """The mode of a connection; see the module's docstring."""
 
     COMMANDS = "commands"
     AT_WORK = "at work"
@@ -81,11 +82,11 @@ _OWES_ANSWER = {Mode.AT_WORK, Mode.READING}
 
 
 class IllegalTransition(Exception):
-    """A bug: something happened that cannot happen in this mode."""
+    """A bug: something happened that this mode does not allow."""
 
 
 class Host(Protocol):
-    """The server, as far as a connection knows it."""
+    """The part of the server that a connection uses."""
 
     kernel: Kernel
     peers: Peers
@@ -93,10 +94,10 @@ class Host(Protocol):
     on_change: Callable[[], None]
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something on the side."""
+        """Run a coroutine in the background."""
 
     def left(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """Remove a connection that is closed."""
 
 
 class Connection(asyncio.Protocol):
@@ -107,22 +108,22 @@ class Connection(asyncio.Protocol):
         self._sock = sock
         self._peer = peer
         self._transport: asyncio.Transport
-        self._sent = 0  # bytes
+        self._sent = 0  # bytes written so far, to tell whether the peer has read all of them
         self._reader = wire.LineReader()
-        self._lines: deque[bytes | wire.LineTooLong] = deque()
-        self._first = True  # the next line is the first, which may be that of a browser
+        self._lines: deque[bytes | wire.LineTooLong] = deque()  # received, not yet taken
+        self._first = True  # the next line is the first, which may be HTTP from a browser
         self.mode = Mode.COMMANDS
-        self._full = False  # the client does not take its answers
-        self._ended = False  # the client sends no more
-        self._leaving = False  # we close when the last answer is written
-        self._scheduled = False
+        self._full = False  # the client is not reading its answers
+        self._ended = False  # the client has finished sending
+        self._leaving = False  # close when the last answer is written
+        self._scheduled = False  # _proceed will be called by the event loop
         self._watch: Watch | None = None  # while OPENING, WATCHING, UNACKNOWLEDGED
-        self._idle: asyncio.TimerHandle | None = None  # to the empty batch that ends a long silence
+        self._idle: asyncio.TimerHandle | None = None  # sends an empty batch after a long silence
         self._reading: Reading | None = None  # while READING, FOLLOWING
-        self._ending: asyncio.TimerHandle | None = None  # papad ends; so do we when nothing has come for a while
+        self._ending: asyncio.TimerHandle | None = None  # while draining: closes a quiet connection
 
     def _enter(self, mode: Mode) -> None:
-        """Go on to `mode`. Raises IllegalTransition where the table has no such step."""
+        """Change to `mode`. Raises IllegalTransition if the table has no such transition."""
         if mode not in TRANSITIONS[self.mode]:
             raise IllegalTransition(f"a connection cannot become {mode.value}: it is {self.mode.value}")
         self.mode = mode
@@ -141,7 +142,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._ended = True
         self._proceed()
-        return True  # what was asked is still answered
+        return True  # keep the transport open: pending commands are still answered
 
     def pause_writing(self) -> None:
         self._full = True
@@ -150,7 +151,7 @@ class Connection(asyncio.Protocol):
         self._full = False
         if self._reading is not None:
             asyncio.get_running_loop().call_soon(self._read_on, self._reading)
-        self._proceed_soon()  # not now: asyncio is in the middle of a write of its own
+        self._proceed_soon()  # not now: asyncio is in the middle of a write
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lines.clear()
@@ -161,7 +162,10 @@ class Connection(asyncio.Protocol):
         self._server.left(self)
 
     def end_when_quiet(self) -> None:
-        """papad ends. Close after _QUIET seconds in which the client has said nothing, was owed nothing, and got no new batch."""
+        """Close after _QUIET seconds in which the client sends nothing and no answer is pending.
+
+        Meanwhile no new batch is delivered.
+        """
         if self._ending is not None:
             self._ending.cancel()
         self._ending = asyncio.get_running_loop().call_later(_QUIET, self._end_if_quiet)
@@ -181,7 +185,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     def _proceed(self) -> None:
-        """Take as many lines as can be taken now, and read more only when they are all done."""
+        """Take as many lines as possible now, and read more only when all are done."""
         self._scheduled = False
         out: list[bytes] = []
         size = taken = 0
@@ -203,7 +207,7 @@ class Connection(asyncio.Protocol):
             if taken == _LINES_A_TURN:
                 self._proceed_soon()
         elif self._leaving or (self._ended and self.mode not in _OWES_ANSWER):
-            self._transport.close()  # also a watch that nobody will acknowledge any more
+            self._transport.close()  # also a watch, which nobody can acknowledge any more
         elif not self._ended:
             self._transport.resume_reading()
 
@@ -216,13 +220,13 @@ class Connection(asyncio.Protocol):
         return self.mode in _TAKES_LINES and not (self._full or self._leaving or self._transport.is_closing())
 
     def _take(self, line: bytes | wire.LineTooLong) -> bytes:
-        """What is to be sent for one line."""
+        """Handle one line and return what to send."""
         if isinstance(line, wire.LineTooLong):
             return wire.error(f"The line is too long; at most {self._reader.limit} bytes can be taken. It was ignored")
         if self._first:
             self._first = False
             if wire.looks_like_http(line):
-                log.warning("dropped a connection of %s that speaks HTTP", self._peer)
+                log.warning("dropped a connection from %s that speaks HTTP", self._peer)
                 self._transport.abort()
                 return b""
         text = wire.decode(line)
@@ -241,7 +245,7 @@ class Connection(asyncio.Protocol):
         return command.call(self._server.kernel, rest)
 
     def _answer(self, function: Callable[..., Any], *args: Any) -> bytes:
-        """The reply for what `function` returns or raises."""
+        """Return the reply for what `function` returns or raises."""
         try:
             result = function(*args)
             if inspect.iscoroutine(result):
@@ -260,7 +264,7 @@ class Connection(asyncio.Protocol):
             return wire.error(str(error))
         except OSError as error:
             if error.errno in _RESOURCES:
-                log.error("a command failed for want of resources: %s", error)
+                log.error("a command failed for lack of resources: %s", error)
                 return wire.error(f"papad lacks a resource: {error.strerror}; nothing was changed")
             log.exception("internal error; please report this")
         except Exception:
@@ -290,7 +294,7 @@ class Connection(asyncio.Protocol):
             self._server.exit_when_idle = True
         return leave.text.encode()
 
-    # Output: frames, until there are no more; or, following, until the client sends a line.
+    # Reading: frames, until there are no more or, when following, until the client sends a line.
 
     def _begin_reading(self, reading: Reading) -> bytes:
         self._reading = reading
@@ -299,7 +303,7 @@ class Connection(asyncio.Protocol):
         return b""
 
     def _read_on(self, reading: Reading) -> None:
-        """Write what there is to read, as long as the client takes it."""
+        """Write the frames that are available, as long as the client reads them."""
         if self._reading is not reading or self._transport.is_closing():
             return
         gathered: list[bytes] = []
@@ -326,7 +330,7 @@ class Connection(asyncio.Protocol):
             self._proceed()
 
     def _read_soon(self, reading: Reading) -> None:
-        reading.on_news = lambda: None  # once is enough
+        reading.on_news = lambda: None  # one call is enough
         if not self._full:
             asyncio.get_running_loop().call_soon(self._read_on, reading)
 
@@ -339,14 +343,20 @@ class Connection(asyncio.Protocol):
     # Watching: first line, batch, acknowledgement, batch, …
 
     def _begin_watch(self, watching: Watching) -> bytes:
-        """The first batch must not arrive together with the first line: the original client would not notice it."""
+        """Begin a watch and return its first line.
+
+        The first batch must not arrive together with it: the original client would not notice it.
+        """
         self._watch = watching.watch
         self._enter(Mode.OPENING)
         self._server.run(self._begin_batches(watching.watch))
         return watching.line.encode("utf-8", "surrogateescape") + b"\n"
 
     async def _begin_batches(self, watch: Watch) -> None:
-        """Wait until the peer has taken the first line. No event tells this of TCP, so we ask, ever more rarely."""
+        """Deliver the first batch once the peer has read the first line.
+
+        No event signals that, so this polls at growing intervals.
+        """
         delay = 0.0005
         await asyncio.sleep(0)
         while not self._transport.is_closing() and not self._has_read_all():
@@ -361,7 +371,7 @@ class Connection(asyncio.Protocol):
         return self._transport.get_write_buffer_size() == 0 and self._server.peers.has_read_all(self._sock, self._sent)
 
     def _deliver(self, watch: Watch, *, even_empty: bool = False) -> None:
-        """Send what there is, if this is still the watch and its last batch was acknowledged."""
+        """Send a batch if this watch is current and its last batch was acknowledged."""
         if self._watch is not watch or self.mode is Mode.UNACKNOWLEDGED:
             return
         if self._transport.is_closing() or self._ending is not None:
@@ -392,7 +402,7 @@ class Connection(asyncio.Protocol):
         try:
             watch.acknowledge()
         except (OSError, Error) as error:
-            log.error("an acknowledgement could not be recorded, so its output comes again: %s", error)
+            log.error("cannot record an acknowledgement; its output will be sent again: %s", error)
         self._server.on_change()
         if not len(watch):
             return self._watched(wire.NOTHING_LEFT)

@@ -1,4 +1,4 @@
-"""papad as a program: its options, its control sockets, its log, and the one way to start, which is always a recovery."""
+"""The papad command: options, control sockets, log, and the start, which is always a recovery."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ log = logging.getLogger("papad")
 
 DEFAULT_PORT = 20202
 EXIT_IDLE = 75
-"""Exit status after exit-if-idle. It is listed in RestartPreventExitStatus=, so systemd does not restart papad."""
+"""Exit status after exit-if-idle, listed in RestartPreventExitStatus=, so systemd does not restart
+papad."""
 EXIT_CONFIG = 78
-"""Exit status for options or control sockets that cannot work (EX_CONFIG of sysexits.h); starting again would not help."""
+"""Exit status for invalid options or control sockets (EX_CONFIG in sysexits.h); a restart would not
+help."""
 
-_STATUS_DELAY = 0.2  # seconds in which changes are gathered into one STATUS=
+_STATUS_DELAY = 0.2  # seconds in which changes are collected into one STATUS=
 _BACKLOG = 128
 _SERVER = "server"  # key in the vault
 
@@ -46,7 +48,7 @@ _SERVER = "server"  # key in the vault
 def main() -> None:
     """Run papad until a signal or exit-if-idle ends it."""
     options = _parser().parse_args()
-    # A name in host= is looked up while everything else waits: for a second, not ten (resolv.conf(5)).
+    # Looking up a name in host= blocks the daemon: for a second, not ten (resolv.conf(5)).
     os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
     nofile = raise_nofile_limit()
     service = Service()
@@ -70,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(service: Service, listeners: list[socket.socket], nofile: int) -> bool:
-    """Recover, serve, and leave everything in order; returns whether exit-if-idle ended it."""
+    """Recover, serve, and shut down in order; return whether exit-if-idle ended it."""
     vault = Vault(service)
     vault.recover()
     sockets = Sockets(service, vault)
@@ -92,7 +94,7 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     service.notify("READY=1", f"STATUS={kernel.status}")
     log.info("papad %s is home, with %s", __version__, kernel.status)
     if not service.managed:
-        log.warning("no service manager: nothing that papad holds would survive a crash or a restart of it")
+        log.warning("no service manager: nothing that papad holds survives a crash or a restart of it")
     left_idle = await server.stopped
     service.notify("STOPPING=1")
     log.info("leaving, with %s", kernel.status)
@@ -100,7 +102,8 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     for listener in listeners if not service.control else []:
         if listener.family == socket.AF_UNIX:
             with suppress(OSError):
-                os.unlink(listener.getsockname())  # while it still listens: afterwards the path may be a successor's
+                # While it still listens: afterwards the path may be a successor's.
+                os.unlink(listener.getsockname())
     _note_what_is_held(kernel)
     server.close()
     processes.close()
@@ -109,7 +112,7 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
 
 
 def _about(service: Service, vault: Vault, spawner: Spawner) -> Callable[[], dict[str, Any]]:
-    """What papad knows of itself. The number of its starts is in the vault, too."""
+    """Return a function for the facts about papad itself. Counts this start in the vault."""
     began = time.time()
     starts = 1
     if entry := vault.entries.get(_SERVER):
@@ -117,7 +120,7 @@ def _about(service: Service, vault: Vault, spawner: Spawner) -> Callable[[], dic
     try:
         vault.write(_SERVER, {"starts": starts})
     except (OSError, Error) as error:
-        log.warning("this start cannot be counted: %s", error)
+        log.warning("cannot count this start: %s", error)
     limits = {
         "line": wire.MAX_LINE,
         "connections": MAX_CONNECTIONS,
@@ -138,14 +141,14 @@ def _about(service: Service, vault: Vault, spawner: Spawner) -> Callable[[], dic
 
 
 def _note_what_is_held(kernel: Kernel) -> None:
-    """At a stop. The service manager may drop it all: before systemd 254 it does so for sure."""
+    """At a stop, list what is held. systemd may drop it all, and before version 254 always does."""
     if directory := os.environ.get("RUNTIME_DIRECTORY"):
         with suppress(OSError):
             Path(directory, "held").write_text("".join(f"{name}\n" for name in kernel.names))
 
 
 def _tell_what_was_lost(kernel: Kernel) -> None:
-    """At a start, of what was held at the last stop and is not there any more."""
+    """At a start, log what was held at the last stop and is gone now."""
     if directory := os.environ.get("RUNTIME_DIRECTORY"):
         with suppress(FileNotFoundError):
             note = Path(directory, "held")
@@ -163,7 +166,7 @@ def _stop(server: Server) -> None:
 
 
 def _report_status(service: Service, server: Server) -> None:
-    """Keep STATUS= true, a moment after each change."""
+    """Update STATUS= shortly after each change."""
     loop = asyncio.get_running_loop()
     pending: list[asyncio.TimerHandle] = []
 
@@ -180,16 +183,19 @@ def _report_status(service: Service, server: Server) -> None:
 
 
 def _control_sockets(service: Service, options: argparse.Namespace) -> list[socket.socket]:
-    """The sockets that systemd passed; without any, those that the options name, or outside systemd the usual one. Raises Error."""
+    """Return the control sockets: those that systemd passed, else those in the options.
+
+    Without either, the default one, but not under systemd. Raises Error.
+    """
     listeners = [socket.socket(fileno=fd) for fd in service.control]
     for listener in listeners:
         _check_control_socket(listener)
     if listeners:
         if options.port is not None or options.unix_socket:
-            log.warning("sockets were passed in; the options for others are ignored")
+            log.warning("sockets were passed in; --port and --unix-socket are ignored")
         return listeners
     if service.managed and options.port is None and not options.unix_socket:
-        # Not where others are to find it, and not an end either: as a failed service papad would lose its FD store.
+        # Do not listen where nobody expects it, nor exit: a failed service loses its FD store.
         log.critical(
             "nobody can talk to papad until systemd passes it its sockets: systemctl restart papad.socket "
             "(with --user, if this is a user's own)"
@@ -213,9 +219,8 @@ def _check_control_socket(listener: socket.socket) -> None:
 
 
 def _loopback_listener(port: int) -> socket.socket:
-    sock = socket.socket(
-        socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )  # asyncio sets TCP_NODELAY only for that
+    # asyncio sets TCP_NODELAY only if the protocol is given.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind(("127.0.0.1", port))
@@ -226,7 +231,7 @@ def _loopback_listener(port: int) -> socket.socket:
 
 
 def _unix_listener(path: str) -> socket.socket:
-    """A control socket for its owner and group."""
+    """Create a control socket for its owner and group."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     bind_path(sock, str(Path(path).absolute()), 0o117)
     sock.listen(_BACKLOG)
@@ -234,14 +239,15 @@ def _unix_listener(path: str) -> socket.socket:
 
 
 def _set_up_log(*, debug: bool, journal: bool) -> None:
-    """Structured records to the journal under systemd, lines to stderr elsewhere."""
+    """Log structured entries to the journal under systemd, lines to stderr elsewhere."""
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("papad: %(levelname)s: %(message)s"))
     if journal:
         from systemd.journal import JournalHandler
 
         stderr, handler = handler, JournalHandler(SYSLOG_IDENTIFIER="papad")
-        handler.handleError = stderr.emit  # type: ignore[method-assign] # what the journal does not take, for want of journald
+        # Falls back to stderr if there is no journald.
+        handler.handleError = stderr.emit  # type: ignore[method-assign]
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.DEBUG if debug else logging.INFO)

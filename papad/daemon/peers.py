@@ -1,8 +1,9 @@
 """Authenticate a peer before acting on its input.
 
-Unix sockets carry the peer's credentials. For TCP on the loopback the kernel is asked (sock_diag(7)) who owns the socket at the
-other end of exactly this connection. Its answer counts only where that socket is still held by somebody: one that has been
-closed shows uid 0, so that "send and close" would look like root.
+Unix sockets carry the peer's credentials. For TCP on the loopback, the kernel is asked
+(sock_diag(7)) who owns the socket at the other end of exactly this connection. Its answer counts
+only while a process still holds that socket: a closed one shows uid 0, so "send and close" would
+look like root.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _SIOCOUTQ = 0x5411
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST = 1
 _INET_DIAG_INFO = 1 << 1  # the bit of attribute 2
-_HELD_STATES = (1, 4, 5)  # ESTABLISHED; FIN_WAIT1 and 2: the peer has only finished sending
+_HELD_STATES = (1, 4, 5)  # ESTABLISHED; FIN_WAIT1 and 2: the peer has merely finished sending
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A user at the other end; `groups` are those of the very process where the kernel tells, else None."""
+    """The user at the other end; `groups` are those of the process, or None if unknown."""
 
     uid: int
     groups: frozenset[int] | None
@@ -47,13 +48,13 @@ class Peer:
 
 
 class Peers:
-    """Tells who a peer is, and whether it may talk to this papad: root, our own user, and for root's papad the group `papad`."""
+    """Identifies peers, and admits root, our own user, and for root's papad the group `papad`."""
 
     def __init__(self) -> None:
-        self._diag: _TcpDiag | None = None
+        self._diag: _TcpDiag | None = None  # created for the first TCP peer
 
     def admit(self, sock: socket.socket) -> Peer:
-        """The peer of an accepted connection. Raises Error when it may not talk to us, or cannot be known."""
+        """Return the peer of an accepted connection. Raises Error if unknown or not allowed."""
         peer = _unix_peer(sock) if sock.family == socket.AF_UNIX else self._tcp_peer(sock)
         if peer.uid in (0, os.geteuid()) or (os.geteuid() == 0 and _in_group(peer)):
             return peer
@@ -62,9 +63,10 @@ class Peers:
         raise Error(f"{peer} may not talk to the papad of another user")
 
     def has_read_all(self, sock: socket.socket, sent: int) -> bool:
-        """Whether the peer, not merely its kernel, has taken the `sent` bytes that we have ever sent. True where nobody can tell.
+        """Return whether the peer itself, not just the kernel, has read all `sent` bytes.
 
-        On TCP our own queue (SIOCOUTQ) would be empty only after the peer's delayed acknowledgement, 40 ms later.
+        True if that cannot be determined. On TCP, our own queue (SIOCOUTQ) would be empty only
+        after the peer's delayed acknowledgement, 40 ms later.
         """
         try:
             if sock.family == socket.AF_UNIX:
@@ -95,15 +97,16 @@ class Peers:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a numeric address can be reached from this machine only."""
+    """Return whether a numeric address is reachable from this machine only."""
     return ipaddress.ip_address(host).is_loopback
 
 
 def _unix_peer(sock: socket.socket) -> Peer:
     _, uid, gid = struct.unpack("=iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     try:
-        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)  # as much as Python allows: 256 groups
-    except OSError:  # a member of more; the group database knows them too
+        # Python allows no larger buffer: 256 groups.
+        groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
+    except OSError:  # more groups than that; _in_group asks the group database
         groups = b""
     return Peer(uid, frozenset((gid, *struct.unpack(f"={len(groups) // 4}I", groups))))
 
@@ -123,27 +126,31 @@ def _in_group(peer: Peer) -> bool:
 
 
 def _outq(sock: socket.socket) -> int:
-    """Bytes sent over a Unix socket that the peer has not read."""
+    """Return the number of bytes sent over a Unix socket that the peer has not read."""
     return int(struct.unpack("=i", fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))[0])
 
 
 class _TcpDiag:
     """Asks the kernel about one TCP socket, by its exact addresses and ports.
 
-    pyroute2 takes over 100 ms to import, so the first TCP peer pays for that and not the start. Only its messages are used: they
-    are the same in all its versions, its sockets are not.
+    pyroute2 takes over 100 ms to import, so it is imported for the first TCP peer, not at the
+    start. Only its messages are used: unlike its sockets, they are the same in all versions.
     """
 
     def __init__(self) -> None:
         from pyroute2.netlink.diag import inet_diag_msg, inet_diag_req
 
         self._request, self._answer = inet_diag_req, inet_diag_msg
-        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 4)  # NETLINK_SOCK_DIAG
+        # 4 is NETLINK_SOCK_DIAG.
+        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 4)
         self._netlink.settimeout(1.0)
         self._sequence = 0
 
     def other_end(self, sock: socket.socket, *, info: bool) -> Any:
-        """What the kernel says of the socket at the other end of `sock`, with its tcp_info; None if it is gone. Raises OSError."""
+        """Return what the kernel reports of the socket at the other end of `sock`.
+
+        With `info`, that includes its tcp_info. None if the socket is gone. Raises OSError.
+        """
         ours, theirs = sock.getsockname()[:2], sock.getpeername()[:2]
         self._sequence += 1
         request = self._request()
@@ -170,11 +177,11 @@ class _TcpDiag:
         answer = self._answer(data)
         answer.decode()
         if (answer["idiag_sport"], answer["idiag_dport"]) != (theirs[1], ours[1]):
-            return None  # a connection that is no more may answer with its listener
+            return None  # for a connection that is gone, the kernel may report the listener
         return answer
 
 
 def _words(family: int, host: str) -> tuple[int, ...]:
-    """An address as the four big-endian words of sock_diag."""
+    """Return an address as the four big-endian words of sock_diag."""
     packed = socket.inet_pton(family, host)
     return struct.unpack(">4I", packed.ljust(16, b"\0"))

@@ -18,34 +18,37 @@ log = logging.getLogger("papad")
 
 MAX_CONNECTIONS = 1000
 _REFUSED_LINGER = 1.0  # seconds for a refused client to read why
-_DRAIN = 0.5  # seconds, when papad ends, for conversations to come to a pause
+_DRAIN = 0.5  # seconds for connections to become quiet when papad stops
 
 
 class Server:
-    """All connections of this papad, whatever socket they came by."""
+    """All connections, whatever control socket they came through."""
 
     def __init__(self, kernel: Kernel, peers: Peers) -> None:
         self.kernel = kernel
         self.connections: set[Connection] = set()
         self.peers = peers
-        self._listeners: list[socket.socket] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._listeners: list[socket.socket] = []  # the control sockets
+        self._tasks: set[asyncio.Task[Any]] = set()  # keeps tasks from being garbage-collected
         self.exit_when_idle = False
+        """Set by exit-if-idle: stop once there are no connections, unless a new one comes."""
         self.stopped: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        """Done when papad is to leave: True by exit-if-idle, False by a signal."""
-        self._drained: asyncio.Future[None] | None = None  # while papad leaves; done when no connection is left
+        """Done when the daemon is to stop: True by exit-if-idle, False by a signal."""
+        self._drained: asyncio.Future[None] | None = None  # set by drain; done at no connections
         self.on_change: Callable[[], None] = lambda: None
+        """Called after each command and acknowledgement, which may have changed what is held."""
 
     def listen(self, listener: socket.socket) -> None:
-        """Accept from a listening socket, which is the server's from now on."""
+        """Accept connections from a listening socket, which becomes the server's."""
         listener.setblocking(False)
         self._listeners.append(listener)
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     async def drain(self) -> None:
-        """Accept no more, answer what is being asked, and end each connection once it is quiet, or in _DRAIN seconds.
+        """Stop accepting, answer pending commands, and close each connection once it is quiet.
 
-        Who connects meanwhile waits for the next papad, where a service manager holds the listening sockets.
+        Returns after _DRAIN seconds at the latest. If a service manager holds the listening
+        sockets, new connections wait for the next daemon.
         """
         self._accept_nobody()
         for connection in self.connections:
@@ -55,7 +58,7 @@ class Server:
             await asyncio.wait([self._drained], timeout=_DRAIN)
 
     def close(self) -> None:
-        """Listen no more, and drop all connections."""
+        """Stop listening and drop all connections."""
         self._accept_nobody()
         for listener in self._listeners:
             listener.close()
@@ -67,18 +70,19 @@ class Server:
             asyncio.get_running_loop().remove_reader(listener)
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run something on the side."""
+        """Run a coroutine in the background."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def left(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """Remove a connection that is closed."""
         self.connections.discard(connection)
         if self._drained is not None and not self.connections and not self._drained.done():
             self._drained.set_result(None)
         if self.exit_when_idle and not self.connections and self.kernel.idle and not self.stopped.done():
-            self._accept_nobody()  # at once: who came in the last instant would be answered, and then forgotten
+            # At once, or a client could still connect, be answered, and lose what it made.
+            self._accept_nobody()
             self.stopped.set_result(True)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -89,7 +93,7 @@ class Server:
                 return
             except OSError as error:
                 loop = asyncio.get_running_loop()
-                log.warning("cannot accept connections for a second: %s", error.strerror)
+                log.warning("cannot accept connections, retrying in a second: %s", error.strerror)
                 loop.remove_reader(listener)
                 loop.call_later(1.0, self._accept_again, listener)
                 return
@@ -114,13 +118,13 @@ class Server:
     async def _serve(self, connection: Connection, sock: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
-        except OSError:  # gone already
+        except OSError:  # the client is already gone
             self.left(connection)
             sock.close()
 
 
 async def _refuse(sock: socket.socket, why: str) -> None:
-    """Say why, and close without a reset, so that the client can read it. Nothing that it sends is looked at."""
+    """Send the reason and close without a reset, so the client can read it; ignore its input."""
     loop = asyncio.get_running_loop()
     with sock:
         sock.setblocking(False)

@@ -1,1 +1,1 @@
-"""What can be asked of papad: the table of commands, its grammar, what `describe` tells. May import delivery and below."""
+"""The commands: their table and grammar, what `describe` tells. May import delivery and below."""

@@ -1,4 +1,4 @@
-"""Everything known about a socket, a process, a value, the server: one JSON object each. docs/protocol.md lists the keys."""
+"""Describe sockets, processes and the server as JSON objects. docs/protocol.md lists the keys."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from typing import Any
 from papad.daemon.tables.process import Process
 from papad.daemon.tables.sockets import Socket
 
-_TCP_INFO_UNACKED = 24  # offset in struct tcp_info; of a listener, the length of its accept queue
+_TCP_INFO_UNACKED = 24  # offset in struct tcp_info; for a listener, the length of its accept queue
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def line(facts: Mapping[str, Any]) -> str:
-    """The facts as one line of ASCII; bytes that are not UTF-8 are lone surrogates."""
+    """Return the facts as one line of ASCII. Bytes that are not UTF-8 become lone surrogates."""
     return json.dumps(facts, separators=(",", ":"))
 
 
 def describe_socket(each: Socket) -> dict[str, Any]:
-    """A socket: its options, the inode, and how many connections wait to be accepted (None where nobody can tell)."""
+    """Describe a socket: options, inode, and the number of connections that wait to be accepted.
+
+    That number is None where it is unknown.
+    """
     waiting = None
     if each.spec.family != "unix" and each.spec.type == "stream" and not each.spec.reuseport:
         info = each.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
@@ -37,7 +40,10 @@ def describe_socket(each: Socket) -> dict[str, Any]:
 
 
 def describe_process(process: Process) -> dict[str, Any]:
-    """A process: what was asked for, how it is, what became of its output; memory in bytes and cpu in seconds while it runs."""
+    """Describe a process: its spec, its state, and what happened to its output.
+
+    While it runs, that includes memory in bytes and processor time in seconds.
+    """
     spec = asdict(process.spec)
     spec["stdout"], spec["stderr"] = spec.pop("out"), spec.pop("err")
     memory, cpu = _usage(process.pid) if process.exit is None else (None, None)
@@ -66,7 +72,7 @@ def describe_process(process: Process) -> dict[str, Any]:
 
 
 def _usage(pid: int) -> tuple[int | None, float | None]:
-    """Resident memory and processor time of a process, see proc(5)."""
+    """Return the resident memory and processor time of a process; see proc(5)."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[21]) * _PAGE, (int(fields[11]) + int(fields[12])) / _TICKS

@@ -1,7 +1,8 @@
-"""How a command is declared, found and checked; help, errors and docs/protocol.md come from the same declarations.
+"""Declare, find and check commands. Help, errors and docs/protocol.md follow from the declarations.
 
-A command is one or two words. Each may be abbreviated: an exact word wins, then the first in sorted order that starts with what was
-typed. Abbreviations that work keep their meaning for ever, so think before you add a word.
+A command is one or two words. Each may be abbreviated: an exact word wins, then the first in sorted
+order that starts with what was typed. Abbreviations keep their meaning forever, so think before you
+add a word.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from papad.protocol import wire
 
 @dataclass(frozen=True)
 class Option:
-    """One `name=value` option. `parse` turns the text into a value, or raises ValueError saying what it must be."""
+    """A `name=value` option. `parse` returns the value; its ValueError says what is expected."""
 
     name: str
     parse: Callable[[str], Any]
@@ -26,12 +27,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """One command, and the handler that does it.
+    """A command and its handler.
 
-    The handler is called with `(kernel, words)`; one with options, with `(kernel, options, words)`; where `needs_name` is set, too, with
+    The handler is called with `(kernel, words)`. If there are options, it is called with
+    `(kernel, options, words)`, or if `needs_name` is set as well, with
     `(kernel, name, options, words)`.
 
-    A handler returns the text of its reply, or what only the server can do (a Watch, a Leave), or an awaitable of either.
+    It returns the text of the reply, or something for the connection to do (Watching, Leave,
+    Output), or an awaitable of either.
     """
 
     words: tuple[str, ...]
@@ -41,18 +44,18 @@ class Command:
     help: str = ""
     needs_name: str = ""  # the error when no name follows
     options: tuple[Option, ...] = ()
-    prefixes: Mapping[str, str] = field(default_factory=dict)  # `env.NAME`: any ending will do; its help
+    prefixes: Mapping[str, str] = field(default_factory=dict)  # `env.NAME` (any NAME) -> its help
     rest: bool = True  # whether words may follow the options
     abbreviate: bool = True
     examples: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """The command as it is typed in full."""
+        """The command's words in full."""
         return " ".join(self.words)
 
     def call(self, kernel: Any, words: list[str]) -> Any:
-        """Check what follows the command, then run its handler. Raises Error."""
+        """Check the words after the command, then call its handler. Raises Error."""
         if self.needs_name:
             if not any(words[:1]):
                 raise Error(self.needs_name)
@@ -94,7 +97,7 @@ class Command:
         return f'Type "help {self.name}"'
 
     def full_help(self) -> str:
-        """What `help COMMAND` says."""
+        """Return the text of `help COMMAND`."""
         parts = [f"{self.usage}\n\n{self.summary}."]
         if self.help:
             parts.append(self.help)
@@ -109,7 +112,7 @@ class Command:
 
 
 class Grammar:
-    """All commands, in the order in which help shows them."""
+    """All commands, in the order in which help lists them."""
 
     def __init__(self, commands: Iterable[Command]) -> None:
         self.commands = tuple(commands)
@@ -123,7 +126,7 @@ class Grammar:
                 group[command.words[1]] = command
 
     def find(self, words: list[str]) -> tuple[Command, list[str]]:
-        """The command that `words` begin with, and the words after it. Raises Error."""
+        """Return the command at the start of `words`, and the words after it. Raises Error."""
         found, rest = self._descend(words)
         if isinstance(found, Command):
             return found, rest
@@ -131,7 +134,7 @@ class Grammar:
         raise Error(f'"{group}" must be followed by one of: {", ".join(sorted(found))}')
 
     def help(self, words: list[str]) -> str:
-        """The list of commands, or the help of the one command or group that `words` name. Raises Error."""
+        """Return the list of commands, or help for the command or group `words`. Raises Error."""
         if not words:
             return self._overview()
         found, _ = self._descend(words)

@@ -1,6 +1,7 @@
-"""The command table: every command of papad, declared once, with the function that does it.
+"""The command table: every command, declared once, with its handler.
 
-To add one: write its function, add its declaration to COMMANDS. Help, errors and docs/protocol.md follow from the declaration.
+To add one, write its handler and add its declaration to COMMANDS. Help, errors and docs/protocol.md
+follow from the declaration.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from papad.errors import Error
 
 @dataclass(frozen=True)
 class Kernel:
-    """All that commands work on; `server` gives what is known of papad itself."""
+    """Everything that commands work on; `server` returns the facts about papad itself."""
 
     sockets: Sockets
     values: Values
@@ -33,19 +34,19 @@ class Kernel:
 
     @property
     def idle(self) -> bool:
-        """Whether it holds nothing at all."""
+        """Whether papad holds nothing."""
         return not (len(self.sockets) or len(self.values) or len(self.processes))
 
     @property
     def names(self) -> list[str]:
-        """Everything it holds, for people."""
+        """The names of everything it holds, for people to read."""
         found = [f"socket {each.name}" for each in self.sockets]
         found += [f"process {each.name} (pid {each.pid})" for each in self.processes.select([])]
         return found + [f"value {name}" for name in self.values]
 
     @property
     def status(self) -> str:
-        """What it holds, for people."""
+        """What it holds, in numbers, for people to read."""
         counts = (len(self.sockets), "socket"), (len(self.processes), "process"), (len(self.values), "value")
         texts = [f"{n} {word if n == 1 else {'process': 'processes'}.get(word, word + 's')}" for n, word in counts]
         return f"{texts[0]}, {texts[1]} ({self.processes.running} running), {texts[2]}"
@@ -53,7 +54,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Watching:
-    """A reply after which the connection watches: `line` first, then batches."""
+    """A reply that begins a watch: first `line`, then batches."""
 
     line: str
     watch: Watch
@@ -61,7 +62,7 @@ class Watching:
 
 @dataclass(frozen=True)
 class Leave:
-    """A reply after which the server closes the connection; `exit` asks papad itself to leave when it can."""
+    """A reply after which the connection closes; with `exit`, papad exits once it is idle."""
 
     text: str
     exit: bool = False
@@ -69,7 +70,7 @@ class Leave:
 
 @dataclass(frozen=True)
 class Output:
-    """A reply that is read from a Reading, until it ends or the client ends it."""
+    """A reply that consists of the frames of a Reading, until it or the client ends it."""
 
     reading: Reading
 
@@ -149,7 +150,7 @@ def _positions(option: str, texts: dict[str, str]) -> dict[int, int]:
 
 
 def _list(lines: list[str]) -> str:
-    """Lines of a reply: one for each thing, whatever its text."""
+    """Join the lines of a reply: one for each item, even if its text has newlines."""
     return "\n".join(line.replace("\n", " ") for line in lines)
 
 

@@ -1,1 +1,4 @@
-"""Who gets output, and how far they are: watches, which acknowledge, and readers, which do not. May import tables and below."""
+"""Delivery of output: to watches, which acknowledge it, and to readers, which do not.
+
+May import tables and below.
+"""

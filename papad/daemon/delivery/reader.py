@@ -1,6 +1,7 @@
-"""Reading output without consuming it: frames of several processes, merged by time, once or as they come.
+"""Read output without consuming it: frames of several processes, merged by time.
 
-A frame is one line, `KIND:NAME:TIMESTAMP:NUMBER:ID:POSITION`, after which those of kind `out` and `err` carry NUMBER bytes and a newline.
+A frame is a line, `KIND:NAME:TIMESTAMP:NUMBER:ID:POSITION`. For the kinds `out` and `err`, NUMBER
+bytes and a newline follow it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from papad.daemon.tables.processes import Processes
 
 _CHUNK = 16 * 1024
 
-Frame = tuple[float, int, int, bytes]  # time, process id, position after it (-1: told of its end), what is sent
+Frame = tuple[float, int, int, bytes]
+"""Time, process id, position after it (-1 for the end of the process), and the bytes to send."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """What somebody wants to read; times in seconds since 1970."""
+    """What a client wants to read. Times are in seconds since 1970."""
 
     patterns: list[str]
     last: int | None = None
@@ -35,21 +37,21 @@ class Query:
 
 
 class Reading:
-    """One client's reading: `frames` gives what there is, as often as it is asked, each byte once.
+    """A client's reading. Each call to `frames` yields what is new, so each byte comes once.
 
-    It observes the table, and calls `on_news` when there may be more.
+    A follower is told of changes to processes, and calls `on_news` when there may be more.
     """
 
     def __init__(self, processes: Processes, query: Query) -> None:
-        """Begin to read. Raises Error for a name that does not exist, unless it is to be followed."""
+        """Begin to read. Raises Error for a name that does not exist, except when following."""
         self.query = query
         self.on_news: Callable[[], object] = lambda: None
         self.found = False
-        """Whether there was any frame at all."""
+        """Whether any frame was yielded."""
         self._processes = processes
-        self._positions: dict[int, int] = dict(query.after)
-        self._told: set[int] = set()  # ids whose end was sent
-        self._news: dict[int, Process] = {}
+        self._positions: dict[int, int] = dict(query.after)  # process id -> where to read on
+        self._told: set[int] = set()  # ids of processes whose end was sent
+        self._news: dict[int, Process] = {}  # processes that may have more, by id
         found = processes.select(query.patterns, required=not query.follow)
         starts = self._newest(found) if (query.last, query.bytes) != (None, None) else {}
         for process in found:
@@ -60,19 +62,22 @@ class Reading:
             processes.followers.add(self)
 
     def end(self) -> None:
-        """Nobody reads any more."""
+        """Stop reading."""
         self._processes.followers.discard(self)
         self.on_news = lambda: None
 
     def wake(self, process: Process) -> None:
-        """Something happened to a process."""
+        """Note that a process may have more to read."""
         if process.id in self._positions or self._processes.matches(process, self.query.patterns):
             self._positions.setdefault(process.id, 0)
             self._news[process.id] = process
             self.on_news()
 
     def frames(self) -> Generator[bytes]:
-        """All that came since the last time, merged by time. What is not taken from the iterator is not lost: ask again."""
+        """Yield what is new since the last call, merged by time.
+
+        What is not taken from the iterator is yielded by the next call.
+        """
         news, self._news = self._news, {}
         try:
             for _, id, position, data in heapq.merge(*(self._frames_of(process) for process in news.values())):
@@ -87,7 +92,7 @@ class Reading:
             self._news = {id: each for id, each in news.items() if self._has_more(each)} | self._news
 
     def _frames_of(self, process: Process) -> Iterator[Frame]:
-        """The frames of one process from its position on. They count once `frames` has handed them out."""
+        """Yield the frames of one process; `frames` advances its position as it yields them."""
         query, id = self.query, process.id
         position = self._positions[id]
         before = query.before.get(id, sys.maxsize)
@@ -109,7 +114,8 @@ class Reading:
             and process.ring is not None
             and position < process.ring.state.head == process.ring.state.tail
         ):
-            # The rest was acknowledged by a watcher before this reader came to it, and no chunk follows that would show the gap.
+            # A watcher acknowledged the rest before this reader got to it. No chunk follows that
+            # would show the gap.
             missing, position, newest = process.ring.state.head - position, process.ring.state.head, process.ring.newest
             yield newest, id, position, _line("lost", process, newest, missing, position)
         if self._at_end(process, position):
@@ -123,7 +129,7 @@ class Reading:
             )
 
     def _at_end(self, process: Process, position: int) -> bool:
-        """Whether the process has ended, all was read up to there, and that was not told yet."""
+        """Return whether the process is closed and all was read, but its end was not sent yet."""
         unread = process.ring is not None and position < process.ring.state.tail
         return process.closed and process.id not in self._told and not unread
 
@@ -133,7 +139,10 @@ class Reading:
         return unread or self._at_end(process, position)
 
     def _start(self, process: Process) -> int:
-        """Where to begin when nobody says: with what was kept, after what a watcher acknowledged."""
+        """Return the default position to start at: after what watchers have acknowledged.
+
+        Bytes that were overwritten before that are included, and reported as lost.
+        """
         if process.ring is None:
             return 0
         if self.query.since:
@@ -141,7 +150,7 @@ class Reading:
         return max(0, process.ring.state.head - process.ring.state.lost)
 
     def _newest(self, processes: list[Process]) -> dict[int, int]:
-        """Where the newest `last` records of all, or the newest `bytes`, begin for each process."""
+        """Return, for each process, where the newest `last` records or `bytes` of all begin."""
         query = self.query
         stream = None if query.stream is None else STREAMS.index(query.stream)
         starts = {each.id: each.ring.state.tail for each in processes if each.ring is not None}

@@ -1,4 +1,4 @@
-"""Watching: what a connection gets of the processes it watches, and what its acknowledgement means."""
+"""Watching: the batches that a connection gets, and the effect of its acknowledgements."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from papad.daemon.tables.process import Process
 from papad.daemon.tables.processes import Processes
 from papad.protocol import wire
 
-_BATCH_BYTES = 4 * 1024 * 1024  # output in one batch; the rest comes with the next
+_BATCH_BYTES = 4 * 1024 * 1024  # the most output in one batch; the rest follows in the next
 
 
 class Watch:
-    """What one connection watches: fixed when it begins, until each is closed and acknowledged."""
+    """The processes that a connection watches, each until its end is acknowledged."""
 
     def __init__(self, processes: Processes, watched: Iterable[Process]) -> None:
         self._processes = processes
-        self._delivered: dict[Process, tuple[int, int, bool]] = {}  # from, to, closed
+        # The unacknowledged batch: process -> start, stop, whether it reported the end.
+        self._delivered: dict[Process, tuple[int, int, bool]] = {}
         self._watched = list(watched)
         self.on_news: Callable[[], object] = lambda: None
         for process in self._watched:
@@ -27,7 +28,10 @@ class Watch:
         return len(self._watched)
 
     def batch(self) -> list[bytes]:
-        """All records there are and nobody has acknowledged, a few MiB at most; acknowledge() is about these."""
+        """Return the records that are not acknowledged, a few MiB at most.
+
+        The next `acknowledge` refers to these.
+        """
         records: list[bytes] = []
         room = _BATCH_BYTES
         self._delivered.clear()
@@ -50,7 +54,7 @@ class Watch:
         return records
 
     def acknowledge(self) -> None:
-        """The last batch has arrived: drop what was in it."""
+        """Drop what the last batch delivered."""
         delivered, self._delivered = self._delivered, {}
         for process, (start, stop, closed) in delivered.items():
             if process.ring is not None:
@@ -61,18 +65,18 @@ class Watch:
                     observer.lose(process)
 
     def lose(self, process: Process) -> None:
-        """A watched process is gone."""
+        """Stop watching a process that is gone."""
         self._watched.remove(process)
         self._delivered.pop(process, None)
         process.observers.discard(self)
         self.on_news()
 
     def wake(self) -> None:
-        """There is something new to deliver."""
+        """Signal that there may be something new to deliver."""
         self.on_news()
 
     def end(self) -> None:
-        """Nobody watches any more; what was not acknowledged stays."""
+        """Stop watching; what was not acknowledged stays."""
         for process in self._watched:
             process.observers.discard(self)
         self.on_news = lambda: None

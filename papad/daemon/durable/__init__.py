@@ -1,1 +1,1 @@
-"""What outlives a crash: the vault with its records, and what systemd keeps for us. Imports nothing else of the daemon."""
+"""What outlives a crash: the vault and the FD store. Imports nothing else of the daemon."""

@@ -1,7 +1,8 @@
-"""One record and its descriptors in one datagram: the unit of the vault and of the nursery's channel.
+"""Parcels: a message and its descriptors in one datagram, for the vault and the nursery's channel.
 
-A record is JSON. One too large for a datagram travels in a memfd that goes along as the last descriptor, so that the
-default socket buffer of an unprivileged user is always enough. Lone surrogates (bytes that are not UTF-8) survive.
+A message is a JSON object. One that is too large for a datagram travels in a memfd, which is passed
+as the last descriptor, so the default socket buffer of an unprivileged user is always enough. Lone
+surrogates (bytes that are not UTF-8) survive.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_FDS = 240
-"""Descriptors in one parcel; the kernel's own limit is 253 (SCM_MAX_FD, unix(7))."""
+"""The most descriptors in one parcel; the kernel's limit is 253 (SCM_MAX_FD, unix(7))."""
 
 _INLINE = 16 * 1024
 _SPILLED = b"#"
@@ -27,8 +28,8 @@ Record = dict[str, Any]
 def send(sock: socket.socket, record: Mapping[str, Any], fds: Sequence[int] = ()) -> int | None:
     """Send `record` with duplicates of `fds`, which stay the caller's.
 
-    Returns the memfd that a large record went into, which is then the caller's to close, or None.
-    Raises BlockingIOError when the socket is full, OSError otherwise; then nothing was sent.
+    Returns the memfd that holds a large message, which the caller must close, or None. Raises
+    BlockingIOError if the socket is full, or another OSError; then nothing was sent.
     """
     data = json.dumps(record, separators=(",", ":")).encode("ascii")
     if len(data) <= _INLINE:
@@ -45,9 +46,10 @@ def send(sock: socket.socket, record: Mapping[str, Any], fds: Sequence[int] = ()
 
 
 def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
-    """The next raw parcel: its bytes (empty at end of file) and its descriptors, which are the caller's from now on.
+    """Receive a raw parcel: its bytes (empty at end of file) and its descriptors.
 
-    recvmsg itself rather than socket.recv_fds, which ignores its flags in CPython 3.11.
+    The descriptors become the caller's. This calls recvmsg because socket.recv_fds ignores its
+    flags in CPython 3.11.
     """
     data, ancillary, _, _ = sock.recvmsg(_BUFFER, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
@@ -58,9 +60,10 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
 
 
 def unpack(data: bytes, fds: list[int]) -> Record:
-    """The record of a raw parcel; empty where its memfd has been emptied, for it was erased since.
+    """Return the message of a raw parcel, or {} if its memfd was emptied after it was superseded.
 
-    A memfd that carried it is taken off `fds` and closed. Raises ValueError if damaged.
+    The memfd of a large message is removed from `fds` and closed. Raises ValueError if the parcel
+    is damaged.
     """
     if data == _SPILLED:
         if not fds:
@@ -77,7 +80,7 @@ def unpack(data: bytes, fds: list[int]) -> Record:
 
 
 def write_all(fd: int, data: bytes, offset: int = 0) -> None:
-    """Write all of `data` at `offset`. Raises OSError (ENOSPC, ENOMEM) with part of it written."""
+    """Write all of `data` at `offset`. On OSError (ENOSPC, ENOMEM) part of it may be written."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, offset)
@@ -85,11 +88,11 @@ def write_all(fd: int, data: bytes, offset: int = 0) -> None:
 
 
 def read_all(fd: int) -> bytes:
-    """All that the file holds."""
+    """Return the contents of the file."""
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
 def close_all(fds: Sequence[int]) -> None:
-    """Close descriptors that nothing else will."""
+    """Close all of `fds`."""
     for fd in fds:
         os.close(fd)

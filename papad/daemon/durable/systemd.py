@@ -1,8 +1,9 @@
-"""What papad and systemd say to each other: sd_notify, the sockets passed in, the FD store.
+"""The interface to systemd: sd_notify, the sockets passed in, the FD store.
 
-The FD store holds few entries, told apart by the first part of their FDNAME: `vault-N`, `nursery`, `staging`, `turn` and one
-`socket-FILENO-NAME` for each managed socket. Everything else that comes in is a control socket.
-See sd_listen_fds(3), sd_notify(3) and "File Descriptor Store" in systemd's documentation.
+The FD store holds few descriptors, which are told apart by their FDNAME: `vault-N`, `nursery`,
+`staging-r`, `staging-w`, `turn`, and one `socket-FILENO-NAME` for each managed socket. Any other
+descriptor passed in is a control socket. See sd_listen_fds(3), sd_notify(3) and "File Descriptor
+Store" in systemd's documentation.
 """
 
 from __future__ import annotations
@@ -25,23 +26,28 @@ _STORED = re.compile(r"(vault-\d+|nursery|staging-[rw]|turn|socket-\d+-.*)$")
 _ENTRIES_BESIDE_SOCKETS = 100
 
 MAX_SOCKETS = 400
-"""Managed sockets at most: under FileDescriptorStoreMax= of the unit, which is less than half its soft LimitNOFILE=, for systemd needs
-two numbers for each descriptor when it hands them over, and a start that fails for want of numbers fails for ever."""
+"""The most managed sockets. It is below the unit's FileDescriptorStoreMax=, which is less than half
+its soft LimitNOFILE=: systemd needs two fds for each descriptor that it passes, and a start that
+fails for lack of fds fails every time."""
 
 
 class Service:
-    """This process as a service. Without a service manager every call is harmless and nothing survives."""
+    """This process as a service. Without a service manager, calls do nothing; nothing survives."""
 
     def __init__(self) -> None:
         environ = os.environ
         self.managed = "NOTIFY_SOCKET" in environ
+        """Whether a service manager started this process, and holds the FD store."""
         self.user = "MANAGERPID" in environ
+        """Whether that is a user's service manager."""
         self.max_sockets = MAX_SOCKETS
         store = environ.get("FDSTORE", "")
         if store.isdecimal():
             self.max_sockets = max(0, min(MAX_SOCKETS, int(store) - _ENTRIES_BESIDE_SOCKETS))
         self.control: list[int] = []
+        """The control sockets that were passed in."""
         self.stored: dict[str, int] = {}
+        """Descriptors from the FD store that nothing has claimed yet, by FDNAME."""
         self._adopt(daemon.listen_fds_with_names(unset_environment=True))
 
     def _adopt(self, passed: dict[int, str]) -> None:
@@ -50,15 +56,15 @@ class Service:
             if not _STORED.match(name):
                 self.control.append(fd)
             elif name in self.stored:
-                log.error("two descriptors are stored as %s; the second is dropped", name)
+                log.error("two stored descriptors are named %s; dropping the second", name)
                 os.close(fd)
             else:
                 self.stored[name] = fd
 
     def take_socket(self, name: str) -> socket.socket:
-        """The stored socket of that name, the caller's from now on.
+        """Return the stored socket of that name, which becomes the caller's.
 
-        Raises KeyError when there is none, OSError when it is no socket; then it is dropped.
+        Raises KeyError if there is none, OSError if it is not a socket; then it is dropped.
         """
         fd = self.stored.pop(name)
         try:
@@ -69,16 +75,17 @@ class Service:
             raise
 
     def notify(self, *states: str, fds: Sequence[int] = ()) -> None:
-        """Tell the service manager, if there is one: `READY=1`, `STATUS=…`. Raises OSError when it cannot be told."""
+        """Notify the service manager, if any: `READY=1`, `STATUS=…`. Raises OSError on failure."""
         if self.managed:
             extra = {"fds": list(fds)} if fds else {}
             daemon.notify("\n".join(states), **extra)
 
     def store(self, name: str, fd: int) -> None:
-        """Put a duplicate of `fd` into the FD store; `fd` stays the caller's. Replaces nothing: names are used once.
+        """Put a duplicate of `fd` into the FD store; `fd` stays the caller's.
 
-        FDPOLL=0, or systemd drops a pipe whose writers are gone with the data still in it.
-        Raises Error when the service manager cannot be told.
+        A name must not be in use: this replaces nothing. FDPOLL=0 keeps systemd from dropping a
+        pipe that has no writers left but still holds data. Raises Error if the service manager
+        cannot be notified.
         """
         try:
             self.notify("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
@@ -86,16 +93,21 @@ class Service:
             raise Error(f"systemd cannot be asked to keep this: {error.strerror}; nothing was changed") from None
 
     def unstore(self, name: str) -> None:
-        """Drop the entry of that name from the FD store; closes nothing here. If that fails, the next start discards it."""
+        """Drop the descriptor of that name from the FD store; closes nothing here.
+
+        If that fails, the next start discards it.
+        """
         try:
             self.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
         except OSError as error:
-            log.warning("systemd cannot be asked to drop %s: %s", name, error.strerror)
+            log.warning("cannot ask systemd to drop %s: %s", name, error.strerror)
 
     def barrier(self) -> None:
-        """Wait, a second at most, until the service manager has done what it was told: what it dropped is closed there, too.
+        """Wait, at most a second, until the service manager has processed earlier notifications.
 
-        It closes the descriptor sent with BARRIER=1 when it gets there, mostly within a millisecond; see sd_notify_barrier(3).
+        After that, the descriptors that it was told to drop are closed there too. It closes the
+        descriptor sent with BARRIER=1 when it processes that message, usually within a millisecond;
+        see sd_notify_barrier(3).
         """
         if not self.managed:
             return
@@ -111,10 +123,10 @@ class Service:
             os.close(reader)
 
     def discard(self, names: Iterable[str]) -> None:
-        """Close and drop stored descriptors that nothing claimed."""
+        """Close and drop stored descriptors that nothing has claimed."""
         names = list(names)
         for name in names:
-            log.warning("stored descriptor %s belongs to nothing; dropped", name)
+            log.warning("dropping stored descriptor %s: nothing uses it", name)
             os.close(self.stored.pop(name))
             self.unstore(name)
         if names:
@@ -122,5 +134,5 @@ class Service:
 
 
 def socket_entry(fileno: int, name: str) -> str:
-    """The FDNAME of a managed socket: unique by its file number, readable in systemd's tools, short, plain ASCII."""
+    """Return the FDNAME of a managed socket: unique by its fileno, short, and plain ASCII."""
     return f"socket-{fileno}-" + re.sub(r"[^A-Za-z0-9._@-]", "_", name)[:40]

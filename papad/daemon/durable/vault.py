@@ -1,11 +1,13 @@
-"""The vault: records and descriptors that outlive papad, held by the kernel as messages in a socket.
+"""The vault: entries and their descriptors, which outlive the daemon as messages in a socket.
 
-A segment is a datagram socketpair whose reading end is in the FD store. Appending is one sendmsg: record and descriptors
-land together or not at all. Nothing is ever taken out; a later message for the same key amends the earlier ones, or erases
-them. A start peeks at all that is there, and begins a new segment with what is still alive.
+A segment is a datagram socketpair whose read end is in the FD store. Appending is one sendmsg:
+message and descriptors arrive together or not at all. Messages are never consumed; a later message
+for the same key amends the entry or erases it. At its start, the daemon peeks at all messages, then
+writes the live entries to a new segment.
 
-A message is {"v": 1, "k": key, "set": {field: value}, "fds": [name, …]}, or {"v": 1, "k": key, "gone": true}.
-Segments are read in the order of their numbers, so that later always means later.
+A message is {"v": 1, "k": key, "set": {field: value}, "fds": [name, …]} or
+{"v": 1, "k": key, "gone": true}. Segments are read in the order of their numbers, so a later
+message is always read later.
 """
 
 from __future__ import annotations
@@ -29,21 +31,21 @@ T = TypeVar("T", bound="DataclassInstance")
 log = logging.getLogger("papad")
 
 VERSION = 1
-SO_PEEK_OFF = 42  # socket(7); not in Python's socket module
+SO_PEEK_OFF = 42  # socket(7); missing from Python's socket module
 _SEGMENT_BYTES = 1 << 30
-_SLACK = 512  # dead messages that are never worth a compaction
+_SLACK = 512  # this many dead messages are not worth a compaction
 
 
 @dataclass
 class Entry:
-    """What the vault knows under one key. The descriptors belong to the table that wrote them."""
+    """What the vault knows under one key. Its descriptors belong to the table that wrote them."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     fds: dict[str, int] = field(default_factory=dict)
     spilled: list[int] = field(default_factory=list)  # memfds of its large messages
 
     def empty(self) -> None:
-        """Give back the memory of large messages that no longer count, though the log still refers to it."""
+        """Free the memory of large messages that are superseded but still in the log."""
         for memfd in self.spilled:
             os.ftruncate(memfd, 0)
             os.close(memfd)
@@ -51,22 +53,40 @@ class Entry:
 
 
 class Vault:
-    """All entries by key, each change of which is in kernel memory before the call returns."""
+    """All entries by key. Each change is in kernel memory before the call that makes it returns."""
+
+    # What the FD store holds can be read back at any instant, because each step leaves a log that
+    # means either the state before it or the state after it:
+    #
+    # - A segment is stored before its first message is sent. A SIGKILL in between leaves an empty
+    #   segment, which means nothing. In the other order, messages could be sent that die with us.
+    # - `write` and `erase` first send their message, then change `entries`. A SIGKILL in between is
+    #   a change that nobody was told of; the next daemon makes it when it reads the message. In the
+    #   other order, the daemon could act on something that its successor does not know. If sending
+    #   fails, nothing has changed.
+    # - The memfd of a large message is emptied only after the message that supersedes it is sent.
+    #   An emptied message is skipped when the log is read, so a SIGKILL before that only leaves
+    #   memory in use until the next compaction.
+    # - `compact` sends all live entries to a new segment, and drops the old ones after that. A
+    #   SIGKILL in between leaves the old ones and all or part of the new one. Reading the same
+    #   fields again changes nothing, and the second copy of a descriptor replaces the first. Old
+    #   segments have lower numbers, so what they erased stays erased.
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._segments: dict[str, socket.socket] = {}  # FDNAME -> reading end
-        self._writer: socket.socket | None = None
-        self._messages = 0
+        self._segments: dict[str, socket.socket] = {}  # FDNAME -> read end
+        self._writer: socket.socket | None = None  # write end of the newest segment
+        self._messages = 0  # sent since the last compaction, live or dead
         self.entries: dict[str, Entry] = {}
+        """All live entries by key. Read it freely, but change it only through the methods."""
 
     def recover(self) -> None:
-        """Read what an earlier papad left in the FD store, then rewrite it into one new segment."""
+        """Read the segments that an earlier daemon left in the FD store, and compact them."""
         for name in sorted((name for name in self._service.stored if name.startswith("vault-")), key=_number):
             try:
                 reader = self._service.take_socket(name)
             except OSError as error:
-                log.error("stored descriptor %s is dropped: %s", name, error.strerror)
+                log.error("dropping stored descriptor %s: %s", name, error.strerror)
                 continue
             self._segments[name] = reader
             for message, fds in _messages_of(name, reader):
@@ -75,14 +95,15 @@ class Vault:
             self._try_to_compact()
 
     def write(self, key: str, fields: Mapping[str, Any], fds: Mapping[str, int] | None = None) -> None:
-        """Set fields and add descriptors under `key`; the descriptors stay the caller's and open until `erase`.
+        """Set fields and add descriptors under `key`.
 
-        Raises OSError or Error when there is no room; then nothing has changed.
+        The descriptors stay the caller's, who keeps them open until `withdraw` or `erase`. Raises
+        OSError or Error if there is no room; then nothing has changed.
         """
         fds = fds or {}
         spilled = self._append({"k": key, "set": dict(fields), "fds": list(fds)}, list(fds.values()))
         entry = self.entries.setdefault(key, Entry())
-        if fields.keys() >= entry.fields.keys() and not entry.fds:  # nothing that was said before counts any more
+        if fields.keys() >= entry.fields.keys() and not entry.fds:  # supersedes earlier messages
             entry.empty()
         entry.fields.update(fields)
         entry.fds.update(fds)
@@ -91,12 +112,18 @@ class Vault:
         self._compact_if_worth_it()
 
     def withdraw(self, key: str, name: str) -> None:
-        """The descriptor `name` is about to be closed: keep it no longer. A start may still find it, at its end of file."""
+        """Stop keeping the descriptor `name`, which the caller is about to close.
+
+        The next start may still find it, at end of file.
+        """
         if key in self.entries:
             self.entries[key].fds.pop(name, None)
 
     def erase(self, key: str) -> None:
-        """Forget `key`. Closing its descriptors is the caller's. Raises OSError or Error when there is no room for the tombstone."""
+        """Erase the entry `key`; the caller closes its descriptors.
+
+        Raises OSError or Error if there is no room for the message.
+        """
         if key not in self.entries:
             return
         self._append({"k": key, "gone": True}, [])
@@ -116,10 +143,11 @@ class Vault:
         return spilled
 
     def _begin_segment(self) -> socket.socket:
-        """Open a segment, and store its reading end before anything relies on it."""
+        """Open a segment and store its read end before anything relies on it."""
         reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         writer.setblocking(False)
-        so_sndbufforce = 32  # socket(7): needs CAP_NET_ADMIN; a user's segments are small, and several
+        # socket(7). It needs CAP_NET_ADMIN; without it there are several small segments.
+        so_sndbufforce = 32
         with contextlib.suppress(PermissionError):
             writer.setsockopt(socket.SOL_SOCKET, so_sndbufforce, _SEGMENT_BYTES)
         name = f"vault-{1 + max(map(_number, self._segments), default=0)}"
@@ -143,12 +171,12 @@ class Vault:
         try:
             self.compact()
         except (OSError, Error) as error:
-            log.warning("the vault could not be compacted, and goes on as it is: %s", error)
+            log.warning("cannot compact the vault; continuing with it as it is: %s", error)
 
     def compact(self) -> None:
-        """Write what is alive into a new segment, and only then drop the old ones: a crash in between finds both.
+        """Write the live entries to a new segment, and only then drop the old segments.
 
-        Raises OSError or Error when that fails; everything is then still in the old segments.
+        Raises OSError or Error on failure; then the old segments still hold everything.
         """
         old_segments, old_writer, old_messages = dict(self._segments), self._writer, self._messages
         spilled: dict[str, int | None] = {}
@@ -186,7 +214,7 @@ class Vault:
             parcel.close_all([*fds, *entry.fds.values()])
             return
         if len(names) != len(fds):
-            log.error("record of %s came with %d descriptors instead of %d; dropped", key, len(fds), len(names))
+            log.error("dropping a message for %s with %d descriptors instead of %d", key, len(fds), len(names))
             parcel.close_all(fds)
             return
         entry = self.entries.setdefault(key, Entry())
@@ -198,9 +226,10 @@ class Vault:
 
 
 def rebuilt(kind: type[T], recorded: Mapping[str, Any]) -> T:
-    """An instance of a dataclass from its recorded fields. Raises TypeError where one that it needs is missing.
+    """Return a dataclass instance made from recorded fields. Raises TypeError if one is missing.
 
-    Fields that a later version has added are left out; the entry keeps them, so that they are there again after an upgrade.
+    Fields that a later version has added are ignored. The entry keeps them, so they are there again
+    after an upgrade.
     """
     return kind(**{each.name: recorded[each.name] for each in fields(kind) if each.name in recorded})
 
@@ -210,7 +239,7 @@ def _number(name: str) -> int:
 
 
 def _messages_of(name: str, reader: socket.socket) -> Iterator[tuple[parcel.Record, list[int]]]:
-    """All messages of a segment, left where they are: SO_PEEK_OFF moves a peek along (Linux 3.4)."""
+    """Yield all messages of a segment without consuming them: SO_PEEK_OFF advances (Linux 3.4)."""
     reader.setblocking(False)
     reader.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, 0)
     while True:
@@ -225,7 +254,7 @@ def _messages_of(name: str, reader: socket.socket) -> Iterator[tuple[parcel.Reco
             if message and not _understood(message):
                 raise ValueError(f"not understood: {str(message)[:200]}")
         except (ValueError, OSError) as error:
-            log.error("a damaged record in %s was dropped: %s", name, error)
+            log.error("dropping a damaged message in %s: %s", name, error)
             message = {}
         if message:
             yield message, fds
@@ -234,7 +263,7 @@ def _messages_of(name: str, reader: socket.socket) -> Iterator[tuple[parcel.Reco
 
 
 def _understood(message: parcel.Record) -> bool:
-    """Whether this papad can read the message: of this version or an earlier one, and whole."""
+    """Return whether the message is complete, and of this version or an earlier one."""
     version, key = message.get("v"), message.get("k")
     names = message.get("fds", [])
     whole = message.get("gone") is True or isinstance(message.get("set"), dict)

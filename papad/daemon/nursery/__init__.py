@@ -1,4 +1,4 @@
-"""The parent of all processes, a program of its own (main), and what the daemon knows of it (spawner, pidfd). May import durable.
+"""The parent of all processes, a separate program (main), and the daemon's side (spawner, pidfd).
 
-The nursery imports this package, so it stays free of imports.
+May import durable. The nursery itself imports this package, so it must not import anything here.
 """

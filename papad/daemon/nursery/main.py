@@ -1,15 +1,18 @@
-"""The nursery: the stable parent of every managed process. A program of its own: `python -m papad.daemon.nursery.main FD`.
+"""The nursery: the parent of all managed processes, which is not restarted with the daemon.
 
-It forks, execs and reaps, and does nothing else. It talks to papad over one SOCK_SEQPACKET channel, whose other end is in papad's
-FD store, and never ends because papad did. What it has to say (a process was forked, has started, failed to, ended) it keeps until
-papad has acknowledged it; `sync` makes it say all of that again. It imports everything at its start: an upgrade may replace the
-files.
+A separate program: `python -m papad.daemon.nursery.main FD`. It forks, execs and reaps, and does
+nothing else. It talks to the daemon over a SOCK_SEQPACKET channel, whose other end is in the FD
+store, so it outlives the daemon. It keeps each report (a process was forked, has started, has
+failed to start, has exited) until the daemon acknowledges it; `sync` makes it send all of these
+again. It imports everything at its start, because an upgrade may replace the files.
 
-papad -> nursery   {"do": "spawn", "id", …}  + descriptors   {"do": "descriptors"} + those that do not fit
+daemon -> nursery  {"do": "spawn", "id", …} + descriptors
+                   {"do": "descriptors"} + descriptors that do not fit into the spawn that follows
                    {"do": "ack", "id", "what"}   {"do": "sync", "number"}
-nursery -> papad   {"what": "hello", "pid"}   {"what": "synced", "pid", "number"}
-                   {"what": "forked", "id", "pid", "started"} + pidfd, then {"what": "spawned", "id"}
-                   {"what": "failed", "id", "error"}   {"what": "exited", "id", "code", "time"}
+nursery -> daemon  {"what": "hello", "pid"}   {"what": "synced", "pid", "number"}
+                   {"what": "forked", "id", "pid", "started"} + pidfd
+                   {"what": "spawned", "id"}   {"what": "failed", "id", "error"}
+                   {"what": "exited", "id", "code", "time"}
 """
 
 from __future__ import annotations
@@ -37,18 +40,20 @@ _DEFAULT_PATH = os.defpath
 
 
 class Nursery:
-    """The loop: the channel, and SIGCHLD through a wakeup pipe."""
+    """The event loop, which waits for the channel and, through a wakeup pipe, for SIGCHLD."""
 
     def __init__(self, channel: socket.socket) -> None:
-        self._channel: socket.socket | None = channel
+        self._channel: socket.socket | None = channel  # None once the other end is closed
         self._ids: dict[int, int] = {}  # pid -> id, of living children
-        self._reports: dict[tuple[int, str], tuple[parcel.Record, int]] = {}  # not acknowledged; with a pidfd or -1
+        # Reports that are not acknowledged, by id and kind, each with a pidfd or -1.
+        self._reports: dict[tuple[int, str], tuple[parcel.Record, int]] = {}
+        # What the channel has yet to take, in order. A pidfd here belongs to _reports.
         self._unsent: deque[tuple[parcel.Record, int]] = deque()
-        self._extra: list[int] = []  # descriptors that came ahead of their spawn
-        self._ending = False
+        self._extra: list[int] = []  # descriptors received ahead of their spawn
+        self._ending = False  # SIGTERM received: exit once there are no children
 
     def run(self) -> None:
-        """Serve until papad is gone for good and every child has ended."""
+        """Serve until the channel is closed for good and every child has exited."""
         wakeup, self._wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wakeup_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -66,13 +71,13 @@ class Nursery:
             for fd, _ in poll.poll():
                 if fd == wakeup:
                     os.read(wakeup, 4096)
-                    self._reap()  # not more often: the kernel looks at every child to answer
+                    self._reap()  # only at SIGCHLD: the kernel looks at every child to answer
                 else:
                     self._listen()
             self._flush()
 
     def _terminate(self, *_: object) -> None:
-        """The scope is being stopped: everything in it got the signal. Leave when the children have."""
+        """Exit after the last child: the scope is being stopped, and all in it got the signal."""
         self._ending = True
 
     def _listen(self) -> None:
@@ -98,7 +103,8 @@ class Nursery:
             case "ack":
                 _, pidfd = self._reports.pop((message["id"], message["what"]), ({}, -1))
                 if pidfd >= 0:
-                    self._unsent = deque(each for each in self._unsent if each[1] != pidfd)  # a copy, after a sync
+                    # After a sync, a second copy of the report may still be waiting.
+                    self._unsent = deque(each for each in self._unsent if each[1] != pidfd)
                     os.close(pidfd)
             case "sync":
                 parcel.close_all(self._extra)
@@ -120,17 +126,43 @@ class Nursery:
                 parcel.send(self._channel, record, [pidfd] if pidfd >= 0 else [])
             except BlockingIOError:
                 return
-            except OSError:  # papad's end is closed; the next read says so
+            except OSError:  # the other end is closed; the next read will tell
                 return
             self._unsent.popleft()
 
     def _spawn(self, spawn: dict[str, Any], fds: list[int]) -> None:
-        """Fork, report the child, and only then let it exec: papad knows of all that ever ran, even if we are killed here."""
+        """Fork, report the child, and only then release it to exec."""
+        # No process may run without a record of it, or the daemon would start it a second time. The
+        # daemon has put the process into the vault, without a pid, before it asks for it. The child
+        # waits for a byte on a socketpair before it does anything, and we send this byte only after
+        # `forked` has been reported with pid and pidfd. If SIGKILL hits the nursery
+        #
+        # - before the fork: nothing has run. The daemon has heard no `forked`, concludes that the
+        #   process never began, and starts it again if somebody waits for it.
+        # - between fork and `forked`: the only other end of the socketpair closes with us, so the
+        #   child reads end of file and exits without exec. For the daemon this is the same case.
+        # - between `forked` and the byte: the child exits likewise, with code 127. The daemon has
+        #   its pid, or will read it from the channel, whose end is in the FD store; it takes the
+        #   exit from the pidfd.
+        # - after the byte: the child execs, or fails to and exits with 127. The daemon knows its
+        #   pid, so it need not hear `spawned` or `failed`: it treats a process with a pid as
+        #   running, and takes the exit from the pidfd.
+        #
+        # The last two hold only if the channel took `forked`. If it is full, the report is only in
+        # our memory, and lost with us.
+        #
+        # If SIGKILL hits the daemon instead, at any of these points, we go on; the reports wait in
+        # _reports until the next daemon has put them into the vault and acknowledges them.
+        #
+        # The child's end of the socketpair is close-on-exec, so its end of file tells us that exec
+        # succeeded. Until then the nursery blocks, and does not reap: the pid stays valid for
+        # pidfd_open and waitpid.
         id = spawn["id"]
         with contextlib.ExitStack() as always_cleanup:
             always_cleanup.callback(parcel.close_all, fds)
             try:
-                if len(fds) != len(spawn["targets"]):  # what does not fit is dropped on the way, see cmsg(3)
+                # The kernel drops descriptors beyond our limit on the way; see cmsg(3).
+                if len(fds) != len(spawn["targets"]):
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 ours, theirs = socket.socketpair()
                 always_cleanup.enter_context(ours)
@@ -173,7 +205,7 @@ class Nursery:
 def _let_go(child: socket.socket) -> str:
     """Release the child to exec; return its error, or "" on success."""
     error = b""
-    with contextlib.suppress(OSError):  # killed meanwhile: its exit code will tell
+    with contextlib.suppress(OSError):  # the child was killed; its exit code will tell
         child.send(b"!")
         while data := child.recv(4096):  # until exec closes the other end
             error += data
@@ -181,11 +213,11 @@ def _let_go(child: socket.socket) -> str:
 
 
 def _become(spawn: dict[str, Any], fds: list[int], nursery: socket.socket) -> NoReturn:
-    """In the child: wait to be let go, set up everything, exec. What fails is written to `nursery`."""
+    """In the child: wait to be released, set up everything, exec; report errors to `nursery`."""
     step = "Bad command"
     try:
         if not nursery.recv(1):
-            os._exit(127)  # the nursery was killed before it could tell of us
+            os._exit(127)  # the nursery was killed before it could release us
         signal.set_wakeup_fd(-1)
         os.setsid()
         nursery = _arrange(spawn["targets"], fds, nursery)
@@ -211,9 +243,9 @@ def _become(spawn: dict[str, Any], fds: list[int], nursery: socket.socket) -> No
 
 
 def _arrange(targets: list[int], fds: list[int], nursery: socket.socket) -> socket.socket:
-    """Put each of `fds` (some may go to several places) where `targets` says; all else is closed by exec.
+    """Duplicate each of `fds` to the number in `targets`; exec closes everything else.
 
-    Returns `nursery` out of the way of the targets.
+    A descriptor may go to several numbers. Returns `nursery`, moved out of the way of `targets`.
     """
     base = 1 + max(targets)
     moved = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base) for fd in set(fds)}
@@ -233,7 +265,10 @@ def _limit(nofile: int, rlimits: dict[str, int]) -> None:
 
 
 def _change_user(uid: int | None, gid: int | None, groups: list[int] | None) -> None:
-    """Groups first, while we still may. Without privilege only the identity we have is possible."""
+    """Set groups, gid and uid, in this order because the last step drops the privilege to do so.
+
+    Without privilege, only our own identity is possible.
+    """
     if os.geteuid() == 0 and groups is not None:
         os.setgroups(groups)
     if gid is not None:
@@ -243,7 +278,10 @@ def _change_user(uid: int | None, gid: int | None, groups: list[int] | None) -> 
 
 
 def _listen_variables(names: list[str] | None) -> dict[str, str]:
-    """What sd_listen_fds(3) looks for; LISTEN_PID can be known only here. A name cannot hold the separator."""
+    """Return the variables for sd_listen_fds(3). LISTEN_PID is known only in the child.
+
+    A colon in a name is replaced, because it separates names.
+    """
     if not names:
         return {}
     joined = ":".join(name.replace(":", "_") for name in names)
@@ -251,7 +289,7 @@ def _listen_variables(names: list[str] | None) -> dict[str, str]:
 
 
 def _reset_oom_score() -> None:
-    """A process is not protected from the OOM killer because papad is."""
+    """Drop the protection from the OOM killer that papad has."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
         if int(file.read()) < 0:
             file.seek(0)
@@ -259,7 +297,7 @@ def _reset_oom_score() -> None:
 
 
 def _exec(args: list[str], env: dict[str, str]) -> NoReturn:
-    """execve along the PATH of the environment that the process gets."""
+    """Call execve, searching the PATH of the new environment."""
     path = env.get("PATH") or _DEFAULT_PATH
     name = args[0]
     candidates = [name] if "/" in name else [os.path.join(directory, name) for directory in path.split(":")]
@@ -276,7 +314,7 @@ def _exec(args: list[str], env: dict[str, str]) -> NoReturn:
 
 
 def main() -> None:
-    """Take the channel from the descriptor whose number is the argument."""
+    """Run the nursery on the channel whose fd is the argument."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.setblocking(False)
     channel.set_inheritable(False)

@@ -1,4 +1,4 @@
-"""Pidfds: how a process of a nursery that is no more is known to have ended, and with what code. See pidfd_open(2)."""
+"""Pidfds tell the exit, and its code, of a process whose nursery is gone. See pidfd_open(2)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _INFO_EXIT = 8  # PIDFD_INFO_EXIT, Linux 6.15
 
 
 def reaped(pidfd: int) -> bool:
-    """Whether the process has ended and its parent has taken note: from then on `exit_code` has its last word."""
+    """Return whether the process was reaped, after which the result of `exit_code` is final."""
     poll = select.poll()
     poll.register(pidfd, 0)
     return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def exit_code(pidfd: int) -> int | None:
-    """The exit code of a reaped process, minus the signal if one killed it; None where the kernel cannot tell.
+    """Return the exit code of a reaped process, or None if the kernel cannot tell.
 
-    The pidfd must have been opened before the process was reaped. Raises OSError for what is no pidfd.
+    The code is the negative signal number if a signal killed it. The pidfd must have been opened
+    before the process was reaped. Raises OSError if the descriptor is not a pidfd.
     """
     try:
         answer = fcntl.ioctl(pidfd, _GET_INFO, struct.pack("=Q56x", _INFO_EXIT))

@@ -1,7 +1,8 @@
-"""papad's side of the nursery: starts it, keeps the channel to it in the FD store, passes requests and reports.
+"""The daemon's side of the nursery: starts it and exchanges requests and reports with it.
 
-Under systemd the nursery gets a scope of its own, papad-processes.scope, so that a restart of papad.service finds no left-over
-processes in its control group. `systemd-run --scope` execs in place and needs no D-Bus library.
+The FD store holds the channel. Under systemd, the nursery gets its own scope,
+papad-processes.scope, so a restart of papad.service finds no left-over processes in its control
+group. `systemd-run --scope` execs in place and needs no D-Bus library.
 """
 
 from __future__ import annotations
@@ -28,43 +29,47 @@ log = logging.getLogger("papad")
 
 _ENTRY = "nursery"
 _SCOPE = "papad-processes"
-_SCOPE_RETRIES = (0.0, 0.3, 1.0)  # seconds before each: systemd answers nobody while it executes itself anew
-_START_TIMEOUT = 20.0  # seconds until a nursery must have said hello
-_SYNC_TIMEOUT = 2.0  # seconds that a start waits for a surviving nursery
+_SCOPE_RETRIES = (0.0, 0.3, 1.0)  # seconds; systemd answers nobody while it re-executes itself
+_START_TIMEOUT = 20.0  # seconds in which a new nursery must send `hello`
+_SYNC_TIMEOUT = 2.0  # seconds that a start waits for a nursery that survived
 
 
 Report = Callable[[parcel.Record, list[int]], None]
 
 
 def raise_nofile_limit() -> int:
-    """Raise our soft RLIMIT_NOFILE to the hard one; returns what it was, which is what children get."""
+    """Raise our soft RLIMIT_NOFILE to the hard limit; return the old one, which children get."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return soft
 
 
 class Spawner:
-    """The one nursery that new processes are born in, if there is one yet."""
+    """The nursery that starts new processes, if there is one yet."""
 
     def __init__(self, service: Service, nofile: int) -> None:
         self._service = service
-        self._nofile = nofile
+        self._nofile = nofile  # the soft RLIMIT_NOFILE of processes that do not set one
         self._channel: socket.socket | None = None
+        # Requests that wait while the channel is full, with descriptors of our own.
         self._queue: deque[tuple[parcel.Record, list[int]]] = deque()
-        self._popen: subprocess.Popen[bytes] | None = None
-        self._starting: asyncio.Future[None] | None = None
-        self._hello: asyncio.Future[None] | None = None
-        self._synced: asyncio.Future[None] | None = None
-        self._warned = False
+        self._popen: subprocess.Popen[bytes] | None = None  # the nursery, if we started it
+        self._starting: asyncio.Future[None] | None = None  # shared by all who wait in `ensure`
+        self._hello: asyncio.Future[None] | None = None  # done when a new nursery answers or dies
+        self._synced: asyncio.Future[None] | None = None  # the same for one that survived
+        self._warned = False  # the warning about a missing scope was logged
         self._number = time.time_ns()
-        """What our `sync` is told from another's by. A nursery of 0.2.0 does not say it again."""
+        """Tells the answer to our `sync` from that to another daemon's. A nursery of 0.2.0 does not
+        return it."""
         self.pid = 0
         """The pid of the living nursery, or 0."""
         self.on_report: Report = lambda record, fds: parcel.close_all(fds)
+        """Called with each report; takes over its descriptors."""
         self.on_change: Callable[[], None] = lambda: None
+        """Called when the nursery has sent all that is not acknowledged, or is gone."""
 
     async def recover(self) -> None:
-        """Take up the channel to a nursery that outlived an earlier papad, and hear all that it has to say."""
+        """Attach to a nursery that outlived an earlier daemon, and receive all its reports."""
         try:
             self._attach(self._service.take_socket(_ENTRY))
         except (KeyError, OSError):
@@ -73,10 +78,10 @@ class Spawner:
         self._synced = asyncio.get_running_loop().create_future()
         self._send({"do": "sync", "number": self._number})
         if not await _within(_SYNC_TIMEOUT, self._synced):
-            log.warning("the nursery has not answered in %g s; going on without its reports for now", _SYNC_TIMEOUT)
+            log.warning("no answer from the nursery within %g s; continuing without its reports", _SYNC_TIMEOUT)
 
     async def ensure(self) -> None:
-        """Wait until there is a nursery, starting one where there is none. Raises Error when none can be had."""
+        """Wait for a nursery, and start one if there is none. Raises Error on failure."""
         while not self.pid:
             if self._channel is not None and self._synced is not None and not self._synced.done():
                 if not await _within(_START_TIMEOUT, self._synced):
@@ -88,9 +93,9 @@ class Spawner:
             await asyncio.shield(self._starting)
 
     def spawn(self, request: dict[str, Any], fds: Sequence[int]) -> None:
-        """Ask the nursery, which `ensure` found, for a process. The answer comes as a report, or else its death does.
+        """Ask the nursery for a process, after `ensure`. A report, or the nursery's end, answers.
 
-        `fds` stay the caller's; they are duplicated before this returns.
+        `fds` stay the caller's, who may close them: they are duplicated before this returns.
         """
         rest = list(fds)
         while len(rest) > parcel.MAX_FDS:
@@ -99,12 +104,12 @@ class Spawner:
         self._send({"do": "spawn", "nofile": self._nofile, **request}, rest)
 
     def acknowledge(self, id: int, what: str) -> None:
-        """What the nursery reported is in the vault: it may forget it."""
+        """Let the nursery forget a report, once its contents are in the vault."""
         if self._channel is not None:
             self._send({"do": "ack", "id": id, "what": what})
 
     def close(self) -> None:
-        """Let go of the channel; under systemd the FD store keeps it open."""
+        """Close the channel here; under systemd the FD store keeps it open."""
         if self._channel is not None:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
@@ -113,7 +118,7 @@ class Spawner:
     def _started(self, task: asyncio.Future[None]) -> None:
         self._starting = None
         if not task.cancelled():
-            task.exception()  # whoever waits for it gets it
+            task.exception()  # mark it as retrieved; those who wait in `ensure` get it
 
     async def _start(self) -> None:
         if self._service.managed and await self._start_in_scope():
@@ -132,7 +137,8 @@ class Spawner:
                 return True
             if shutil.which("systemd-run") is None:
                 return False
-            name = f"{_SCOPE}-{os.getpid()}"  # the first may still hold the children of a lost nursery
+            # The first scope may still hold the children of a lost nursery.
+            name = f"{_SCOPE}-{os.getpid()}"
         return False
 
     async def _launch(self, prefix: list[str]) -> bool:
@@ -184,7 +190,7 @@ class Spawner:
             self._popen.poll()
 
     def _send(self, record: parcel.Record, fds: Sequence[int] = ()) -> None:
-        """Send, or queue with duplicates of the descriptors while the channel is full."""
+        """Send, or queue with duplicates of `fds` while the channel is full."""
         assert self._channel is not None
         if not self._queue:
             try:
@@ -192,7 +198,7 @@ class Spawner:
                 return
             except BlockingIOError:
                 asyncio.get_running_loop().add_writer(self._channel, self._writable)
-            except OSError:  # closed at the other end: the reader finds out
+            except OSError:  # the other end is closed; _readable will notice
                 return
         self._queue.append((record, [os.dup(fd) for fd in fds]))
 
@@ -217,7 +223,7 @@ class Spawner:
         asyncio.get_running_loop().remove_writer(self._channel)
 
     def _readable(self) -> None:
-        for _ in range(256):  # then give the others a turn
+        for _ in range(256):  # then let other callbacks run
             if self._channel is None:
                 return
             try:
@@ -237,7 +243,7 @@ class Spawner:
                 self.pid = record["pid"]
                 _resolve(self._hello)
             case "synced" if record.get("number", self._number) != self._number:
-                pass  # what an earlier papad has asked for, and was killed before it heard
+                pass  # the answer to an earlier daemon, which was killed before it came
             case "synced":
                 self.pid = record["pid"]
                 _resolve(self._synced)
@@ -247,7 +253,7 @@ class Spawner:
 
     def _lost(self) -> None:
         if self._hello is None or self._hello.done():
-            log.warning("the nursery is gone; its processes run on, and the next one gets a new nursery")
+            log.warning("the nursery is gone; its processes keep running; the next process gets a new one")
         self._detach()
         _resolve(self._hello)
         _resolve(self._synced)
@@ -255,7 +261,7 @@ class Spawner:
 
 
 async def _within(seconds: float, future: asyncio.Future[None]) -> bool:
-    """Wait for the future, not for ever; whether it is done."""
+    """Wait at most `seconds` for the future; return whether it is done."""
     await asyncio.wait([future], timeout=seconds)
     return future.done()
 
@@ -266,8 +272,9 @@ def _resolve(future: asyncio.Future[None] | None) -> None:
 
 
 def _scope_command(name: str, *, user: bool) -> list[str]:
-    # After=: at a shutdown papad captures what they write to the end; and what is ordered after a unit keeps systemd from unloading it, FD
-    # store and all, when it is stopped and nothing enables papad.socket.
+    # After= has two effects. At a shutdown, papad captures the output of processes to the end. And
+    # systemd does not unload a unit, with its FD store, while another is ordered after it, even if
+    # it is stopped and nothing enables papad.socket.
     return [
         "systemd-run",
         *(["--user"] if user else []),

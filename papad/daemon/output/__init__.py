@@ -1,1 +1,1 @@
-"""What processes print: from their pipes into rings, and on to the journal. May import durable."""
+"""The output of processes: from pipes into rings, and on to the journal. May import durable."""

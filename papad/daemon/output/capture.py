@@ -1,14 +1,16 @@
-"""Exactly-once capture: the way of every byte from a child's pipe into its ring.
+"""Move every byte from a process's pipe into its ring exactly once, even across SIGKILL.
 
-All output passes one staging pipe, which is in the FD store beside a small memfd, the turn, that says whose bytes are in it:
+All output passes through one staging pipe. The FD store holds both ends of it, and a small memfd,
+the turn, that records whose bytes the staging pipe holds. A capture has four steps:
 
-1. the turn says whose bytes come next; splice child's pipe -> staging pipe (pages move, nothing is copied)
-2. the ring is staged: it says where the bytes will end
-3. splice staging pipe -> ring (the one copy)
-4. the ring commits
+1. write the turn, then splice process's pipe -> staging pipe (moves pages, copies nothing)
+2. stage the ring: record where the bytes will end
+3. splice staging pipe -> ring (the only copy)
+4. commit the ring
 
-Killed anywhere, the next papad finds in the staging pipe what had left the child's pipe and not yet reached the ring, and goes
-on from there. Only papad writes to the staging pipe, and it is empty between two captures.
+If the daemon is killed at any point, the next one finds in the staging pipe the bytes that have
+left the process's pipe but not reached the ring, and continues from there. Only the daemon writes
+to the staging pipe, and it is empty between captures.
 """
 
 from __future__ import annotations
@@ -29,31 +31,61 @@ from papad.daemon.output.ring import Ring
 
 log = logging.getLogger("papad")
 
-_TURN = struct.Struct("=QQQQ")  # process id, stream, time in ns, whether what is staged is given up
+_TURN = struct.Struct("=QQQQ")  # process id, stream, time in ns, whether to discard staged bytes
 _STAGING_SIZE = 1 << 20
-_BUSY = 64 * 1024
+_BUSY = 64 * 1024  # bytes in one capture after which the process gets a larger pipe
 _NOWAIT = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
 class Capture:
-    """The staging pipe and the turn; both are in the FD store."""
+    """Capture output through the staging pipe and the turn, both of which the FD store holds."""
+
+    # A byte is always in exactly one place that outlives the daemon: the process's pipe, the
+    # staging pipe, or the ring. Each step prepares what recovery needs if the next one is
+    # interrupted. `finish` continues after a SIGKILL:
+    #
+    # - After the turn is written, before the first splice: the staging pipe is empty and the ring
+    #   is not staged. Nothing has moved, and nothing is left to do. The turn comes first because
+    #   bytes in the staging pipe do not say whose they are.
+    # - After the first splice, before the ring is staged: the staging pipe holds all the bytes. The
+    #   turn tells process, stream and time, so the ring is staged as it would have been.
+    # - During the second splice: the staging pipe holds the bytes that are still to be copied. The
+    #   staged state says where the last of them belongs, and so where the next one does. This is
+    #   why the ring is staged before the copy: a count of bytes alone would not tell how many had
+    #   arrived. The copy overwrites the oldest data, so a staged ring must not be read.
+    # - After the second splice, before the commit: the staging pipe is empty, and the ring is still
+    #   staged. Only the commit is missing.
+    # - After the commit: the staging pipe is empty and the ring is not staged. The capture is done.
+    #
+    # If the copy fails, the turn is marked before anything is discarded. Otherwise a SIGKILL after
+    # the ring was abandoned but before the staging pipe was empty would look like the second case,
+    # and the rest of the bytes would be captured although they were counted as lost.
+    #
+    # One thread captures for one process at a time, and completes each capture before it does
+    # anything else, so one staging pipe and one turn serve all processes.
 
     def __init__(self, service: Service) -> None:
+        # The staging pipe is read from _out and written to _in; _null is where output is discarded.
         self._null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         names = [name for name in ("staging-r", "staging-w", "turn") if name in service.stored]
         if len(names) == 3:
             self._out, self._in, self._turn = (service.stored.pop(name) for name in names)
             return
-        service.discard(names)  # killed while it stored the three: nothing was captured yet
+        # Incomplete only if an earlier daemon was killed while storing them, before any capture.
+        service.discard(names)
         self._out, self._in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._turn = os.memfd_create("papad-turn", os.MFD_CLOEXEC)
-        with contextlib.suppress(PermissionError):  # over the user's soft limit for pipes: smaller steps then
+        # Beyond the user's soft limit for pipes, the pipe stays small and captures take more steps.
+        with contextlib.suppress(PermissionError):
             fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, _STAGING_SIZE)
         for name, fd in (("staging-r", self._out), ("staging-w", self._in), ("turn", self._turn)):
             service.store(name, fd)
 
     def finish(self, ring_of: Callable[[int], Ring | None]) -> None:
-        """Complete the capture in which an earlier papad was killed, if it was. `ring_of` gives the ring of a process id."""
+        """Complete the capture during which an earlier daemon was killed, if any.
+
+        `ring_of` returns the ring of a process id.
+        """
         data = os.pread(self._turn, _TURN.size, 0)
         if len(data) < _TURN.size:
             return
@@ -68,9 +100,9 @@ class Capture:
             self._fill(ring, staged, owner)
 
     def pump(self, pipe: int, ring: Ring, owner: int, stream: int) -> int:
-        """Move what `pipe` holds into `ring`; returns the bytes moved, 0 at end of file.
+        """Move the contents of `pipe` into `ring`; return the number of bytes, 0 at end of file.
 
-        Raises BlockingIOError when the pipe is empty but still open somewhere.
+        Raises BlockingIOError if the pipe is empty but still has a writer.
         """
         time_ns = time.time_ns()
         parcel.write_all(self._turn, _TURN.pack(owner, stream, time_ns, 0))
@@ -84,28 +116,31 @@ class Capture:
         return size
 
     def drain(self, pipe: int) -> int:
-        """Throw away what `pipe` holds; returns the bytes, 0 at end of file. Raises BlockingIOError as pump does."""
+        """Discard the contents of `pipe`; return the number of bytes, 0 at end of file.
+
+        Raises BlockingIOError under the same conditions as pump.
+        """
         return os.splice(pipe, self._null, _STAGING_SIZE, flags=_NOWAIT)
 
     def _staged(self) -> int:
         return int.from_bytes(fcntl.ioctl(self._out, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def _fill(self, ring: Ring, left: int, owner: int) -> None:
-        """Copy the last `left` staged bytes into the ring, and commit."""
+        """Copy the last `left` staged bytes into the ring and commit it."""
         assert ring.staged is not None
         try:
             while left:
                 offset, room = ring.place(ring.staged.tail - left)
                 left -= os.splice(self._out, ring.fd, min(left, room), offset_dst=offset, flags=_NOWAIT)
         except OSError as error:
-            log.error("output of %d bytes could not be kept: %s", left, error.strerror)
+            log.error("cannot keep %d bytes of output: %s", left, error.strerror)
             parcel.write_all(self._turn, _TURN.pack(owner, 0, 0, 1))
             self._give_up(ring, left)
         else:
             ring.commit()
 
     def _give_up(self, ring: Ring | None, left: int) -> None:
-        """Count what is staged as lost, and empty the staging pipe."""
+        """Count the staged bytes as lost and empty the staging pipe."""
         if ring is not None and ring.staged:
             ring.abandon()
         while left:

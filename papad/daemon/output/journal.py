@@ -1,9 +1,10 @@
-"""Forwarding output to the journal, line by line, without ever waiting for it.
+"""Forward output to the journal line by line, without blocking.
 
-Lines are read back from the ring after they were captured. How far each stream has been forwarded is in the ring's header, so a papad that
-is killed leaves no line out; the one that it was just sending may come twice. While journald is busy, lines wait in the ring, which
-counts those that are acknowledged or overwritten before their turn. The format is that of systemd's native journal protocol; the
-sender of systemd-python would block while journald is stuck.
+Lines are read back from the ring after capture. The ring's header records how far each stream has
+been forwarded, so a SIGKILL skips no line; it may repeat the one being sent. While journald is
+busy, lines wait in the ring, which counts those that are acknowledged or overwritten before they
+are forwarded. The format is systemd's native journal protocol. systemd-python could send it too,
+but would block while journald is stuck.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from papad.daemon.output.ring import STREAMS, Ring
 _SOCKET = "/run/systemd/journal/socket"
 _PRIORITIES = (b"6", b"3")  # info and err of syslog(3)
 _PIECE = 16 * 1024  # bytes read at once
-_LONGEST = 48 * 1024  # bytes of one line, as journald has it for services (LineMax= of journald.conf(5))
+_LONGEST = 48 * 1024  # bytes per line, as for services (LineMax= in journald.conf(5))
 
 
 class Source(Protocol):
-    """A process, as far as it concerns the journal."""
+    """The part of a process that forwarding needs."""
 
     name: str
     pid: int
@@ -31,25 +32,26 @@ class Source(Protocol):
 
 
 class Journal:
-    """The way to the journal."""
+    """A connection to the journal."""
 
     def __init__(self, path: str = _SOCKET) -> None:
         self._path = path
-        # One socket for good: when journald has been started anew it is connected once more, and whoever polls it need not know.
+        # The same socket is reconnected after a restart of journald, so pollers keep their fd.
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
     def fileno(self) -> int:
-        """The socket; it is writable when journald takes more."""
+        """Return the socket's fd, which is writable when journald accepts more."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         self._socket.close()
 
     def forward(self, process: Source) -> bool:
-        """Forward all complete lines, and of a stream that has ended what is left; whether journald took all that it could get.
+        """Forward all complete lines, and the rest of each stream that has ended.
 
-        If not, call again when the socket is writable.
+        Return False if journald did not accept everything; then call again when the socket is
+        writable.
         """
         ring = process.ring
         return ring is None or all(self._forward_stream(process, ring, stream) for stream in range(len(STREAMS)))
@@ -72,14 +74,17 @@ class Journal:
                 ring.note_forwarded(stream, end - max(left, 0))
             pending = rest
         if pending and stream in process.pipes:
-            return True  # its rest is still to come
+            return True  # the rest of the line is still to come
         if pending and not self._send(process, stream, pending):
             return False
         ring.note_forwarded(stream, ring.state.tail)
         return True
 
     def _send(self, process: Source, stream: int, line: bytes) -> bool:
-        """Send one line as an entry; whether its turn is over, because it was taken or because there is no journal."""
+        """Send one line to the journal. Return False if it must be sent again later.
+
+        A line that cannot be sent because there is no journal counts as missed, and returns True.
+        """
         name = process.name.encode("utf-8", "replace")
         fields = {
             "MESSAGE": line,
@@ -96,7 +101,7 @@ class Journal:
                 self._socket.send(entry)
             except BlockingIOError:
                 return False
-            except OSError:  # not connected yet, or journald was started anew, or there is none
+            except OSError:  # not connected yet, journald has restarted, or there is no journald
                 with contextlib.suppress(OSError):
                     self._socket.connect(self._path)
             else:

@@ -1,1 +1,1 @@
-"""What papad holds: sockets, values, processes. May import durable, output and nursery."""
+"""What the daemon holds: sockets, values, processes. May import durable, output and nursery."""

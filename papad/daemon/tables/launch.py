@@ -1,4 +1,4 @@
-"""What a process is started with: its spec, the sockets and pipes it gets, and the request to the nursery."""
+"""What a process is started with: its spec, its descriptors, and the request to the nursery."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from papad.errors import Error
 
 _DEFAULT_BUFSIZE = 1 << 20
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_SPARE_DESCRIPTORS = 64  # that no process gets: a restart needs some to take back all the others
+_SPARE_DESCRIPTORS = 64  # kept free of processes: a restart needs some to take back the others
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _MAX_BUFSIZE = 1 << 40
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What was asked for. Two processes are the same if their specs are equal."""
+    """What was asked for. A request with an equal spec means the same process."""
 
     args: list[str]
     env: dict[str, str]
@@ -37,12 +37,12 @@ class Spec:
     bufsize: int = _DEFAULT_BUFSIZE
     uid: int | None = None
     gid: int | None = None
-    journal: bool = False  # forward each line
-    listen: list[str] | None = None  # names of sockets to be passed as systemd does
+    journal: bool = False  # forward each line to the journal
+    listen: list[str] | None = None  # names of sockets to pass as systemd does
 
 
 def parse_size(text: str) -> int:
-    """Bytes, from a number with an optional k, m or g. Raises ValueError saying what is wanted."""
+    """Parse a number of bytes with an optional k, m or g. The ValueError says what is expected."""
     digits, unit = (text[:-1], _UNITS[text[-1].lower()]) if text[-1:].lower() in _UNITS else (text, 1)
     if not 0 <= number(digits) * unit <= _MAX_BUFSIZE:
         raise ValueError("a number of bytes, with k, m or g after it if you like")
@@ -50,7 +50,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_names(text: str) -> list[str]:
-    """Names of sockets with commas between. Raises ValueError saying what is wanted."""
+    """Parse names of sockets separated by commas. The ValueError says what is expected."""
     names = text.split(",")
     if not all(names) or len(names) > FIRST_FILENO - _FIRST_PASSED:
         raise ValueError(f"names of sockets with commas between, {FIRST_FILENO - _FIRST_PASSED} at most")
@@ -58,7 +58,7 @@ def parse_names(text: str) -> list[str]:
 
 
 def specify(options: dict[str, Any], args: list[str]) -> Spec:
-    """The spec for parsed options. Raises Error where they make no sense."""
+    """Return the spec for parsed options. Raises Error if they are invalid."""
     bufsize = options.get("bufsize", options.get("output", _DEFAULT_BUFSIZE))
     uid, gid = _user(options.get("uid", "")), _group(options.get("gid", ""))
     if uid and gid is None:
@@ -91,9 +91,10 @@ def specify(options: dict[str, Any], args: list[str]) -> Spec:
 
 
 def inherit(name: str, spec: Spec, sockets: Sockets, cleanup: contextlib.ExitStack) -> tuple[dict[int, int], list[str]]:
-    """What the process `name` inherits, as {file number: our descriptor}, and its arguments with `$(socket.…)` replaced.
+    """Return what the process `name` inherits, and its arguments with `$(socket.…)` replaced.
 
-    A reuseport socket is bound anew for each process that names its fileno, and closed here by `cleanup`. Raises Error.
+    What it inherits is {number in the process: our fd}. A reuseport socket is bound anew for each
+    process that uses it, and closed here by `cleanup`. Raises Error.
     """
     inherited = {each.fileno: each.sock.fileno() for each in sockets if not each.spec.reuseport}
 
@@ -131,7 +132,10 @@ def _find(name: str, sockets: Sockets) -> Socket:
 
 
 def standard_streams(spec: Spec, cleanup: contextlib.ExitStack) -> tuple[list[int], dict[int, int]]:
-    """Descriptors for 0, 1 and 2 of the child, closed by `cleanup`; and the reading ends of its pipes, the caller's."""
+    """Return the child's descriptors 0, 1 and 2, and the read ends of its pipes by stream.
+
+    `cleanup` closes the former; the read ends become the caller's. Raises OSError.
+    """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     cleanup.callback(os.close, null)
     if null >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS:
@@ -154,7 +158,7 @@ def standard_streams(spec: Spec, cleanup: contextlib.ExitStack) -> tuple[list[in
 
 
 def request(spec: Spec, args: list[str]) -> dict[str, Any]:
-    """What the nursery is told about a process: the spec, ready for exec."""
+    """Return the part of a spawn request that follows from the spec."""
     groups = None
     if spec.uid is not None:
         user = pwd.getpwuid(spec.uid)

@@ -1,8 +1,8 @@
-"""What happens to processes after they were handed to the nursery: its reports, their output, their ends, until nothing is left.
+"""The life of a process from the spawn request on: reports, output, exit, until nothing is left.
 
-A report is acknowledged once what it says is in the vault; until then the nursery keeps it, and tells it to the next papad. So a
-papad that finds a process in the vault of which the nursery, having said all that it has to say, knows nothing, may conclude that
-it was never begun.
+A report is acknowledged once its contents are in the vault. Until then the nursery keeps it, and
+sends it to the next daemon. So if the vault has a process without a pid, and the nursery has sent
+all its reports and none is about this process, the process was never forked.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from papad.errors import Error
 log = logging.getLogger("papad")
 
 UNKNOWN_CODE = 256
-"""The exit code of a process whose real one is not known: no process can end with it."""
+"""Reported when the real exit code is unknown; no process can exit with it."""
 
 _KEY = "process:"
-_UNKNOWN_AFTER = 10.0  # seconds for init to reap what the nursery cannot
+_UNKNOWN_AFTER = 10.0  # seconds for init to reap the child of a nursery that is gone
 
 
 class NeverBegun(Exception):
@@ -39,27 +39,51 @@ class NeverBegun(Exception):
 
 
 class Follower(Protocol):
-    """Somebody who wants to hear of every process."""
+    """Is told of changes to every process."""
 
     def wake(self, process: Process) -> None:
-        """Something happened to it."""
+        """Handle a change to `process`."""
 
 
 class Lifecycle:
-    """All processes of which anything is left, listed or not, and everything that happens to them."""
+    """All processes of which anything is left, listed or not, and all that happens to them."""
+
+    # Recovery. Every start takes these steps, in this order:
+    #
+    # 1. The vault gives all processes, with their pipes, rings and pidfds (`__init__`).
+    # 2. The capture that was interrupted is completed. It needs the rings, and must precede
+    #    everything that reads, acknowledges or fills one: a staged ring is not consistent.
+    # 3. The nursery sends all reports that are not acknowledged (`recover`). The channel keeps the
+    #    order, so before it answers `sync` the nursery has also handled every spawn request that
+    #    the earlier daemon sent. A process that still has no pid was never forked.
+    # 4. Only then are the pipes read, so that output is captured for processes that are known to
+    #    exist, in their final state.
+    #
+    # Recovery can itself be killed and repeated at any point, because a fact is first written to
+    # the vault, then acted on:
+    #
+    # - A process is in the vault before the nursery is asked for it. A SIGKILL in between leaves
+    #   one without a pid, which step 3 drops.
+    # - A report is written to the vault before it is acknowledged. A SIGKILL in between makes the
+    #   nursery send it again; `_reported` sees that it is no news and only acknowledges it.
+    # - `spawned` is not written: a process with a pid counts as RUNNING after a restart. If
+    #   `failed` follows, it is dropped.
+    # - An entry is erased before its descriptors are closed and its ring is emptied. A SIGKILL in
+    #   between closes them too, and the compaction at the next start frees the memory. In the other
+    #   order, the vault could refer to a ring that is empty.
 
     def __init__(self, vault: Vault, capture: Capture, spawner: Spawner) -> None:
-        """Take back what an earlier papad left. `recover` must follow, in the event loop."""
+        """Take back what an earlier daemon left. `recover` must follow, in the event loop."""
         self._vault, self._capture, self._spawner = vault, capture, spawner
         self._journal = Journal()
         self._by_id: dict[int, Process] = {}
         self._waiting: dict[int, Process] = {}
-        """Those with lines that journald has yet to take, by id."""
+        """Processes with lines that journald has yet to accept, by id."""
         self._doubtful: list[Process] = []
-        """Those of which, at a start, only the nursery knows whether they were forked."""
+        """At a start, the processes of which only the nursery knows whether they were forked."""
         self.followers: set[Follower] = set()
         self.on_forgotten: Callable[[Process], None] = lambda process: None
-        """Called when a process is in no list any more."""
+        """Called when a process is no longer in any list."""
         spawner.on_report = self._reported
         spawner.on_change = self._nursery_changed
         for key, entry in list(vault.entries.items()):
@@ -67,7 +91,7 @@ class Lifecycle:
                 try:
                     self._take_back(int(key[len(_KEY) :]), entry)
                 except (KeyError, TypeError, ValueError, OSError) as error:
-                    log.error("process %s cannot be recovered and is dropped: %r", entry.fields.get("name", key), error)
+                    log.error("dropping process %s, cannot recover it: %r", entry.fields.get("name", key), error)
                     vault.erase(key)
                     parcel.close_all(list(entry.fds.values()))
         self.last_id = max(self._by_id, default=0)
@@ -97,7 +121,7 @@ class Lifecycle:
         self._by_id[id] = process
 
     async def recover(self) -> None:
-        """Hear the nursery out, then go on capturing."""
+        """Receive all reports of the nursery, then continue to capture."""
         loop = asyncio.get_running_loop()
         for process in self:
             if not process.pid:
@@ -111,7 +135,7 @@ class Lifecycle:
                 self._settle(process)
 
     def close(self) -> None:
-        """papad ends: stop listening. With an FD store all goes on at the next start."""
+        """Stop reading pipes: the daemon stops. With an FD store, the next start continues."""
         for process in self:
             for fd in process.pipes.values():
                 asyncio.get_running_loop().remove_reader(fd)
@@ -119,12 +143,15 @@ class Lifecycle:
         self._spawner.close()
 
     def add(self, process: Process) -> None:
-        """Hear of a process that was recorded and handed to the nursery; it is ours to release from now on."""
+        """Take over a process that is in the vault and was handed to the nursery."""
         self.last_id = process.id
         self._by_id[process.id] = process
 
     def remove(self, process: Process) -> None:
-        """Throw away its output, now and in future, and forget it once it has ended. Raises Error or OSError, and then nothing changed."""
+        """Discard the output of a process from now on, and forget it once it has ended.
+
+        Raises Error or OSError; then nothing has changed.
+        """
         self._vault.write(key(process), {"removed": True})
         if process.state is State.RUNNING:
             process.enter(State.REMOVED)
@@ -137,8 +164,11 @@ class Lifecycle:
         self._settle(process)
 
     def forget(self, process: Process) -> None:
-        """Its close was acknowledged, or it was removed and has ended: its name is free. Raises Error or OSError."""
-        if process.pipes:  # a descendant still writes: until it stops, that is drained
+        """Free the name of a process that has ended, and was removed or acknowledged as closed.
+
+        Raises Error or OSError.
+        """
+        if process.pipes:  # a descendant still holds them: drain them until it closes them
             self._vault.write(key(process), {"forgotten": True})
             process.enter(State.FORGOTTEN)
             self.on_forgotten(process)
@@ -150,7 +180,7 @@ class Lifecycle:
             self.release(process)
 
     def release(self, process: Process) -> None:
-        """Close all descriptors of a process that is in no table any more."""
+        """Close all descriptors of a process that is no longer in any table."""
         for stream in list(process.pipes):
             self._close_pipe(process, stream)
         if process.pidfd >= 0:
@@ -170,7 +200,10 @@ class Lifecycle:
     # The nursery's reports.
 
     def _reported(self, report: parcel.Record, fds: list[int]) -> None:
-        """One report, perhaps again. It is acknowledged once it is in the vault; what cannot be is told to the next papad."""
+        """Handle a report, which may be a repetition, and acknowledge it once it is in the vault.
+
+        If it cannot be recorded, it is not acknowledged, and the next daemon gets it.
+        """
         id, what = report["id"], report["what"]
         process = self._by_id.get(id)
         try:
@@ -187,7 +220,7 @@ class Lifecycle:
             else:
                 parcel.close_all(fds)
         except (OSError, Error) as error:
-            log.error("what became of process %d cannot be recorded: %s", id, error)
+            log.error("cannot record what happened to process %d: %s", id, error)
         except IllegalTransition:
             log.exception("internal error; please report this: the nursery said %r", report)
         else:
@@ -202,7 +235,7 @@ class Lifecycle:
         self._vault.write(key(process), {"pid": pid, "started": started}, pidfds)
 
     def _spawned(self, process: Process) -> None:
-        """It was let go. Said again after a restart, this is no news."""
+        """Make it RUNNING: it was released. Repeated after a restart, this changes nothing."""
         if process.state in (State.BEGUN, State.FORKED):
             process.enter(State.RUNNING)
             if process.ready is not None:
@@ -218,11 +251,11 @@ class Lifecycle:
         log.info("process %s did not start: %s", process.name, error, extra={"PAPAD_NAME": process.name})
         if process.ready is not None:
             process.ready.set_exception(error)
-            process.ready.exception()  # after a restart nobody waits for it
+            process.ready.exception()  # mark it as retrieved: after a restart nobody waits for it
             process.ready = None
 
     def _exited(self, process: Process, code: int, when: float) -> None:
-        self._spawned(process)  # it has run, whether or not that was said
+        self._spawned(process)  # it has run, whether or not that was reported
         process.exit = code, when
         if process.state is State.RUNNING:
             process.enter(State.ENDED)
@@ -253,7 +286,7 @@ class Lifecycle:
         self._settle(process)
 
     def _forward(self, process: Process) -> None:
-        """Forward lines to the journal; what it does not take now waits until it does."""
+        """Forward lines to the journal; those that it does not accept now wait until it does."""
         if not process.spec.journal or process.removed or self._journal.forward(process):
             self._waiting.pop(process.id, None)
             return
@@ -266,7 +299,7 @@ class Lifecycle:
             self._forward(process)
 
     def _settle(self, process: Process) -> None:
-        """Something happened: take the step that follows from it by itself, and tell those who watch."""
+        """After a change: make the transition that follows from it, and wake those who watch."""
         if process.state is State.ENDED and not process.pipes:
             process.enter(State.CLOSED)
         elif (process.state is State.REMOVED and process.exit is not None) or (
@@ -275,19 +308,22 @@ class Lifecycle:
             self.forget(process)
         for follower in list(
             self.followers
-        ):  # first: an acknowledgement that waits already frees what they have yet to read
+        ):  # before watchers: an acknowledgement already waiting would free what followers need
             follower.wake(process)
         for observer in list(process.observers):
             observer.wake()
 
-    # Without a nursery: ends are known from pidfds.
+    # Without a nursery: pidfds tell when processes exit.
 
     def _nursery_changed(self) -> None:
-        """The nursery has told all it knows, or is gone. Await the ends of those whose parent is not the living one."""
+        """Handle that the nursery has sent all its reports, or is gone.
+
+        From now on, wait for the pidfds of processes whose parent is not the living nursery.
+        """
         loop = asyncio.get_running_loop()
         doubtful, self._doubtful = self._doubtful, []
         for process in doubtful:
-            if process.pid:  # "spawned" may have been acknowledged before
+            if process.pid:  # `spawned` may have been acknowledged before
                 self._spawned(process)
             else:
                 self._failed(process, NeverBegun("papad was stopped before it began"))
@@ -302,13 +338,13 @@ class Lifecycle:
                 self._exited(process, UNKNOWN_CODE, time.time())
 
     def _pidfd_readable(self, process: Process, until: float | None) -> None:
-        """It has ended. Its code can be had once init has reaped it, on kernels that keep it at all."""
+        """Handle an exit. The code is available once init has reaped it, if the kernel keeps it."""
         loop = asyncio.get_running_loop()
         if process.pidfd < 0 or process.exit is not None:
             return
         loop.remove_reader(process.pidfd)
         until = until or loop.time() + _UNKNOWN_AFTER
-        reaped = pidfd.reaped(process.pidfd)  # asked first: it may be reaped between the two
+        reaped = pidfd.reaped(process.pidfd)  # before exit_code: it may be reaped between the two
         code = pidfd.exit_code(process.pidfd)
         if code is None and not reaped and loop.time() < until:
             loop.call_later(0.01, self._pidfd_readable, process, until)
@@ -317,5 +353,5 @@ class Lifecycle:
 
 
 def key(process: Process) -> str:
-    """Its key in the vault."""
+    """Return the key of a process in the vault."""
     return f"{_KEY}{process.id}"

@@ -1,4 +1,4 @@
-"""Which names are meant: patterns that end in `*`, names, and numbers that stand for names."""
+"""Select names by pattern: names, prefixes that end in `*`, and numbers that stand for names."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from papad.errors import Error
 
 
 def number(text: str) -> int:
-    """The whole number that a text is, or -1."""
+    """Return the whole number in `text`, or -1 if it is not one."""
     return int(text) if text.isdecimal() and len(text) < 20 else -1
 
 
 def select(
     names: Iterable[str], patterns: list[str], *, numbers: Mapping[int, str], required: bool = False
 ) -> list[str]:
-    """The names that any of the patterns matches, sorted; no pattern matches all.
+    """Return the names that match any of the patterns, sorted; all names if there are no patterns.
 
-    A pattern ends in `*`, or is a name, or failing that a number in `numbers` (a pid, a file number).
-    Raises Error for a name that does not exist, where `required`.
+    A pattern ends in `*`, or is a name, or else a number in `numbers` (a pid or a fileno). Raises
+    Error for a name that does not exist if `required`.
     """
     names = set(names)
     if not patterns:

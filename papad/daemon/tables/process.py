@@ -1,17 +1,22 @@
-"""One process: what is known of it, and the state that it is in.
+"""A process and its state.
 
-    state      what it means                                                    what comes next
-    BEGUN      recorded, and handed to the nursery, which may have forked it    FORKED; GONE if it could not be
-    FORKED     it has a pid, and waits for the nursery to let it exec           RUNNING; GONE if that failed
-    RUNNING    it has started, and is listed                                    ENDED; REMOVED by name
-    ENDED      its exit code is known; a descendant may hold its pipes          CLOSED; FORGOTTEN if removed by name
-    CLOSED     it has ended, and all that it wrote is captured                  GONE once that is acknowledged, or it is removed
-    REMOVED    removed by name while it ran: its output is thrown away          FORGOTTEN; GONE if nobody holds its pipes
-    FORGOTTEN  it has ended and its name is free; its pipes are still drained   GONE
+    state      meaning                                             next state
+    BEGUN      in the vault and handed to the nursery, which       FORKED; GONE if it cannot fork
+               may have forked it
+    FORKED     has a pid; waits for the nursery to release it      RUNNING; GONE if exec failed
+    RUNNING    has started, and is listed                          ENDED; REMOVED by name
+    ENDED      its exit code is known; a descendant may still      CLOSED; FORGOTTEN if removed
+               hold its pipes                                      by name
+    CLOSED     has ended, and all its output is captured           GONE once that is acknowledged
+                                                                   or it is removed by name
+    REMOVED    removed by name while running; its output is        FORGOTTEN; GONE if nobody holds
+               discarded                                           its pipes
+    FORGOTTEN  has ended, and its name is free; its pipes are      GONE
+               still drained
     GONE       nothing is left of it
 
-After a restart, a process with a pid counts as RUNNING, although the nursery may yet tell that it failed to exec: so RUNNING may
-also become GONE. Any other change of state is a bug, and raises.
+After a restart, a process with a pid counts as RUNNING although the nursery may still report that
+exec failed, so RUNNING may also become GONE. Any other change of state is a bug and raises.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from papad.daemon.tables.launch import Spec
 
 
 class State(enum.Enum):
-    """Where a process is in its life; see the module."""
+    """The state of a process; see the module's docstring."""
 
     BEGUN = "begun"
     FORKED = "forked"
@@ -51,47 +56,47 @@ TRANSITIONS = {
 
 
 class IllegalTransition(Exception):
-    """A bug: something happened to a process that cannot happen in its state."""
+    """A bug: something happened to a process that its state does not allow."""
 
 
 class Observer(Protocol):
-    """Somebody who watches processes."""
+    """Watches processes."""
 
     def wake(self) -> None:
-        """There is something new."""
+        """Handle news of a watched process."""
 
     def lose(self, process: Process) -> None:
-        """The process is in no table any more."""
+        """Stop watching a process that is no longer in any table."""
 
 
 @dataclass(eq=False)
 class Process:
-    """One process, from the moment it is recorded until nothing is left of it."""
+    """A process, from the moment it is in the vault until nothing is left of it."""
 
     id: int
-    """Its key in the vault, and what the nursery calls it. It only ever grows, so no two processes share one."""
+    """Identifies it in the vault and to the nursery. Ids only grow, so none is used twice."""
     name: str
     spec: Spec
     ring: Ring | None = None
-    """What is captured; None where nothing is to be."""
+    """Holds its captured output; None if nothing is captured."""
     state: State = State.BEGUN
     pipes: dict[int, int] = field(default_factory=dict)
-    """Stream to the reading end of its pipe, ours, until its end of file."""
+    """Stream -> read end of its pipe, which is ours, until end of file."""
     pid: int = 0
     started: float = 0.0
     """When it was forked, in seconds since 1970."""
     pidfd: int = -1
-    """Ours; tells of its end where the nursery cannot."""
+    """Ours; tells when it exits if the nursery cannot."""
     exit: tuple[int, float] | None = None
     """Its exit code, and when it ended."""
     ready: asyncio.Future[str] | None = None
-    """While it is BEGUN or FORKED, for those who wait for it: its first line, or why it did not start."""
+    """While BEGUN or FORKED: will be its first line, or the reason why it did not start."""
     nursery: int = 0
-    """The pid of its parent: if that is not the living nursery's, nobody but the pidfd tells of its end."""
+    """The pid of its parent. If that nursery is gone, only the pidfd tells when it exits."""
     observers: set[Observer] = field(default_factory=set)
 
     def enter(self, state: State) -> None:
-        """Go on to `state`. Raises IllegalTransition where the table has no such step."""
+        """Change to `state`. Raises IllegalTransition if the table has no such transition."""
         if state not in TRANSITIONS[self.state]:
             raise IllegalTransition(
                 f"process {self.name} (pid {self.pid}) cannot become {state.value}: it is {self.state.value}"
@@ -100,22 +105,22 @@ class Process:
 
     @property
     def listed(self) -> bool:
-        """Whether people get to see it."""
+        """Whether clients can see it."""
         return self.state in (State.RUNNING, State.ENDED, State.CLOSED, State.REMOVED)
 
     @property
     def removed(self) -> bool:
-        """Whether its output is thrown away."""
+        """Whether its output is discarded."""
         return self.state in (State.REMOVED, State.FORGOTTEN)
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended and all that it wrote is captured."""
+        """Whether it has ended and all its output is captured."""
         return self.exit is not None and not self.pipes
 
     @property
     def closed_at(self) -> float:
-        """When `closed` came true: with its end, or with its last output after that."""
+        """When it closed: at its exit, or at the last output after that."""
         assert self.exit is not None
         return max(self.exit[1], self.ring.newest if self.ring else 0.0)
 

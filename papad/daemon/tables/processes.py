@@ -1,6 +1,7 @@
-"""The table of processes: by name, those that have started and are listed.
+"""The table of processes by name.
 
-A process is in the vault before the nursery hears of it. What happens to it from then on is in lifecycle.py.
+A process is in the vault before the nursery is asked for it. lifecycle.py handles what happens to
+it after that.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ log = logging.getLogger("papad")
 
 
 class Processes:
-    """All processes that have a name: from the moment they are recorded until they are forgotten."""
+    """All processes that hold a name, from their entry in the vault until they are forgotten."""
 
     def __init__(self, vault: Vault, capture: Capture, spawner: Spawner, sockets: Sockets) -> None:
-        """Take back what an earlier papad left. `recover` must follow, in the event loop."""
+        """Take back what an earlier daemon left. `recover` must follow, in the event loop."""
         self._vault, self._spawner, self._sockets = vault, spawner, sockets
         self._lifecycle = Lifecycle(vault, capture, spawner)
         self._lifecycle.on_forgotten = self._forgotten
         self._names = {each.name: each for each in self._lifecycle if each.state is not State.FORGOTTEN}
 
     async def recover(self) -> None:
-        """Hear the nursery out, then go on capturing."""
+        """Receive all reports of the nursery, then continue to capture."""
         await self._lifecycle.recover()
 
     def close(self) -> None:
-        """papad ends: stop listening. With an FD store all goes on at the next start."""
+        """Stop reading pipes: the daemon stops. With an FD store, the next start continues."""
         self._lifecycle.close()
 
     def __len__(self) -> int:
@@ -49,18 +50,18 @@ class Processes:
 
     @property
     def running(self) -> int:
-        """How many have not ended."""
+        """The number of processes that have not ended."""
         return sum(process.exit is None for process in self._names.values())
 
     @property
     def followers(self) -> set[Follower]:
-        """Those who want to hear of every process; theirs to join and to leave."""
+        """The followers, who are told of every process; they add and remove themselves."""
         return self._lifecycle.followers
 
     async def make(self, name: str, spec: Spec) -> tuple[Process, str]:
-        """The process `name` and its line: started now, unless it is there with the same spec.
+        """Return the process `name` and its line; start it unless it exists with the same spec.
 
-        Raises Error, and then nothing is left of it; or OSError for want of resources.
+        Raises Error, or OSError for lack of resources; then nothing is left behind.
         """
         while name not in self._names:
             if self._spawner.pid:
@@ -71,14 +72,17 @@ class Processes:
             process = self._names[name]
         try:
             line = str(process) if process.ready is None else await asyncio.shield(process.ready)
-        except NeverBegun:  # then somebody, perhaps we, may try again
+        except NeverBegun:  # the name is free again: try once more
             return await self.make(name, spec)
         if process.spec != spec:
             raise Error(f"Process for {name} has already been created - {process}")
         return process, line
 
     def _begin(self, name: str, spec: Spec) -> Process:
-        """Record a process and hand it to the nursery; `ready` tells when it has started. Raises Error, or OSError."""
+        """Record a process and hand it to the nursery; `ready` tells when it has started.
+
+        Raises Error or OSError.
+        """
         with contextlib.ExitStack() as always_cleanup, contextlib.ExitStack() as cleanup_on_fail:
             inherited, args = launch.inherit(name, spec, self._sockets, always_cleanup)
             if not args:
@@ -104,18 +108,21 @@ class Processes:
         return process
 
     def lines(self, patterns: list[str]) -> list[str]:
-        """The lines of those that match, sorted."""
+        """Return the lines of the processes that match, sorted."""
         return sorted(str(process) for process in self.select(patterns))
 
     def remove(self, patterns: list[str]) -> None:
-        """Drop the output of those that match, now and in future, and forget each once it has ended. Raises Error."""
+        """Discard all output of the processes that match, and forget each once it has ended.
+
+        Raises Error.
+        """
         for process in self.select(patterns, required=True):
             if not process.removed:
                 self._lifecycle.remove(process)
                 log.info("removed process %s", process.name, extra={"PAPAD_NAME": process.name})
 
     def forget(self, process: Process) -> None:
-        """Its close was acknowledged: its name is free. Raises Error or OSError."""
+        """Free the name of a process whose end was acknowledged. Raises Error or OSError."""
         self._lifecycle.forget(process)
 
     def _forgotten(self, process: Process) -> None:
@@ -123,12 +130,15 @@ class Processes:
             del self._names[process.name]
 
     def select(self, patterns: list[str], *, required: bool = False) -> list[Process]:
-        """Those that match, by name. Raises Error for a name that does not exist, where `required`."""
+        """Return the processes that match, sorted by name.
+
+        Raises Error for a name that does not exist if `required`.
+        """
         listed = {name: process for name, process in self._names.items() if process.listed}
         numbers = {process.pid: name for name, process in listed.items()}
         return [listed[name] for name in select(listed, patterns, numbers=numbers, required=required)]
 
     def matches(self, process: Process, patterns: list[str]) -> bool:
-        """Whether one process, still listed, is among those that the patterns select."""
+        """Return whether a process still holds its name and matches the patterns."""
         numbers = {process.pid: process.name}
         return self._names.get(process.name) is process and bool(select([process.name], patterns, numbers=numbers))

@@ -1,4 +1,4 @@
-"""Managed listening sockets: made here, kept in the FD store, inherited by processes under a number that never changes."""
+"""Managed sockets: made here, kept in the FD store, inherited under a fileno that never changes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ TYPES = {
     "rdm": socket.SOCK_RDM,
 }
 FIRST_FILENO = 64
-"""The lowest number a socket is inherited under; below is room for 0, 1, 2 and for LISTEN_FDS."""
+"""The lowest fileno; the numbers below are for 0, 1, 2 and LISTEN_FDS."""
 
 _KEY = "socket:"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What was asked for, with defaults filled in; in the order of the keys in a socket's line."""
+    """What was asked for, with defaults filled in, in the order of the keys in a socket's line."""
 
     family: str
     type: str
@@ -49,19 +49,22 @@ class Spec:
     reuseport: str | None = None
 
     def satisfied_by(self, other: Spec) -> bool:
-        """Whether a socket of the spec `other` is what this one asks for: a port of 0 matches any, reuseport either."""
+        """Return whether a socket with the spec `other` is what this spec asks for.
+
+        Port 0 matches any port; reuseport is ignored.
+        """
         return replace(self, port=self.port or other.port, reuseport=other.reuseport) == other
 
 
 @dataclass(frozen=True)
 class Socket:
-    """A managed socket. With reuseport, `sock` only reserves the port, and each process gets one of its own."""
+    """A managed socket. With reuseport, `sock` only reserves the port; processes get their own."""
 
     name: str
     spec: Spec
     fileno: int
     sock: socket.socket
-    node: tuple[int, int] | None = None  # device and inode of the path, to unlink only what is ours
+    node: tuple[int, int] | None = None  # device and inode of the path, to unlink only our own
 
     def __str__(self) -> str:
         pairs = [f"{key}={value}" for key, value in asdict(self.spec).items() if value is not None]
@@ -71,7 +74,7 @@ class Socket:
 
     @property
     def entry(self) -> str:
-        """Its name in the FD store."""
+        """Its FDNAME in the FD store."""
         return socket_entry(self.fileno, self.name)
 
 
@@ -79,7 +82,7 @@ class Sockets:
     """All managed sockets by name."""
 
     def __init__(self, service: Service, vault: Vault) -> None:
-        """Take back what an earlier papad left; a record without its socket, or the reverse, is dropped alone."""
+        """Take back what an earlier daemon left; drop entries without a socket, and the reverse."""
         self._service = service
         self._vault = vault
         self._sockets: dict[str, Socket] = {}
@@ -91,7 +94,7 @@ class Sockets:
                     node = entry.fields["node"]
                     sock = service.take_socket(socket_entry(fileno, name))
                 except (KeyError, TypeError, ValueError, OSError) as error:
-                    log.error("socket %s cannot be recovered and is dropped: %r", name, error)
+                    log.error("dropping socket %s, cannot recover it: %r", name, error)
                     vault.erase(key)
                 else:
                     self._sockets[name] = Socket(name, spec, fileno, sock, node and tuple(node))
@@ -103,11 +106,14 @@ class Sockets:
         return iter(self._sockets.values())
 
     def get(self, name: str) -> Socket | None:
-        """The socket of that name."""
+        """Return the socket of that name, or None."""
         return self._sockets.get(name)
 
     def make(self, name: str, spec: Spec) -> Socket:
-        """The socket `name`, made now unless it is there with the same options. Raises Error, and then leaves nothing behind."""
+        """Return the socket `name`; make it unless it exists with the same options.
+
+        Raises Error; then nothing is left behind.
+        """
         existing = self._sockets.get(name)
         if existing is not None:
             if spec.satisfied_by(existing.spec):
@@ -135,11 +141,14 @@ class Sockets:
         return made
 
     def lines(self, patterns: list[str]) -> list[str]:
-        """The lines of those that match, sorted."""
+        """Return the lines of the sockets that match, sorted."""
         return sorted(str(each) for each in self.select(patterns))
 
     def remove(self, patterns: list[str]) -> None:
-        """Close those that match and unlink their paths; processes keep what they inherited. Raises Error."""
+        """Close the sockets that match and unlink their paths. Raises Error.
+
+        Processes keep what they inherited.
+        """
         for removed in self.select(patterns, required=True):
             name = removed.name
             self._vault.erase(_KEY + name)
@@ -148,22 +157,25 @@ class Sockets:
             _unlink(removed)
             removed.sock.close()
             log.info("removed socket %s", name, extra={"PAPAD_NAME": name})
-        self._service.barrier()  # the address is free when we answer, unless a process has the socket
+        self._service.barrier()  # so the address is free, unless a process has the socket
 
     def close(self) -> None:
-        """papad ends. What nothing keeps for a next one is cleaned up; with an FD store all stays as it is."""
+        """Unlink all paths because the daemon stops, unless an FD store keeps the sockets."""
         if not self._service.managed:
             for each in self:
                 _unlink(each)
 
     def select(self, patterns: list[str], *, required: bool = False) -> list[Socket]:
-        """Those that match, by name. Raises Error for a name that does not exist, where `required`."""
+        """Return the sockets that match, sorted by name.
+
+        Raises Error for a name that does not exist if `required`.
+        """
         numbers = {each.fileno: each.name for each in self}
         return [self._sockets[name] for name in select(self._sockets, patterns, numbers=numbers, required=required)]
 
 
 def specify(options: dict[str, Any]) -> Spec:
-    """The spec for parsed options, defaults filled in. Raises Error where they make no sense together."""
+    """Return the spec for parsed options, with defaults. Raises Error if they contradict."""
     path = options.get("path")
     family = options.get("family", "unix" if path else "inet")
     spec = Spec(family, options.get("type", "stream"), options.get("backlog", 5))
@@ -187,7 +199,10 @@ def specify(options: dict[str, Any]) -> Spec:
 
 
 def clone(of: Socket) -> socket.socket:
-    """Another socket bound like a reuseport socket, for one process alone; the caller's to close. Raises Error."""
+    """Return another socket bound like a reuseport socket, for one process. Raises Error.
+
+    The caller closes it.
+    """
     with contextlib.ExitStack() as cleanup_on_fail:
         sock = _bound(of.spec, cleanup_on_fail)
         _listen(sock, of.spec)
@@ -196,7 +211,7 @@ def clone(of: Socket) -> socket.socket:
 
 
 def _open(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
-    """A socket bound and listening as `spec` says; `cleanup_on_fail` undoes all of it. Raises Error."""
+    """Open a socket as `spec` says; `cleanup_on_fail` undoes all of it. Raises Error."""
     sock = _bound(spec, cleanup_on_fail)
     if spec.reuseport:
         _reserve(sock, spec)
@@ -239,10 +254,11 @@ def _listen(sock: socket.socket, spec: Spec) -> None:
 
 
 def _reserve(sock: socket.socket, spec: Spec) -> None:
-    """Keep the port without taking anything that arrives at it.
+    """Reserve the port without receiving anything that arrives at it.
 
-    A TCP socket that does not listen gets nothing. A datagram socket would get its share, unless it is connected: then it gets only
-    what comes from its peer, the discard port, and reuseport passes it over.
+    A TCP socket that does not listen receives nothing. A datagram socket would receive its share
+    unless it is connected; then it receives only from its peer, the discard port, and reuseport
+    skips it.
     """
     if spec.type == "dgram":
         host = sock.getsockname()[0]
@@ -272,7 +288,7 @@ def _bind_to_interface(sock: socket.socket, interface: str) -> None:
 
 
 def bind_path(sock: socket.socket, path: str, umask: int | None) -> None:
-    """Bind a Unix socket to a path that nobody serves; a stale socket file there is replaced. Raises Error."""
+    """Bind a Unix socket to a path, replacing a stale socket file. Raises Error."""
     _remove_stale(path, sock.type)
     old = os.umask(umask) if umask is not None else None
     try:
@@ -285,11 +301,11 @@ def bind_path(sock: socket.socket, path: str, umask: int | None) -> None:
 
 
 def _remove_stale(path: str, kind: int) -> None:
-    """Unlink a socket file that nobody serves any more; anything else at the path is left alone. Raises Error."""
+    """Unlink a socket file that no process serves; leave anything else alone. Raises Error."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
-        return  # nothing there, or bind will say what is wrong
+        return  # nothing there, or bind will report the error
     if not stat.S_ISSOCK(mode):
         raise Error(f"Bind failed: {path} exists and is not a socket; it is left alone")
     with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
@@ -315,7 +331,7 @@ def _node(path: str | None) -> tuple[int, int] | None:
 
 
 def _unlink(removed: Socket) -> None:
-    """Remove the path of a Unix socket, unless something else stands there by now."""
+    """Remove the path of a Unix socket, unless it has been replaced."""
     with contextlib.suppress(OSError):
         if removed.spec.path is not None and _node(removed.spec.path) == removed.node:
             os.unlink(removed.spec.path)

@@ -12,7 +12,7 @@ _KEY = "value:"
 
 
 class Values:
-    """All values by name; each change is in the vault before the call returns."""
+    """All values by name. Each change is in the vault before the call returns."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
@@ -28,11 +28,11 @@ class Values:
         return iter(self._values)
 
     def get(self, name: str) -> str:
-        """The value, or an empty string."""
+        """Return the value, or an empty string."""
         return self._values.get(name, "")
 
     def set(self, name: str, value: str) -> None:
-        """Set a value; an empty one clears it. Raises OSError when there is no room."""
+        """Set a value; an empty one clears it. Raises OSError if there is no room."""
         if value:
             self._vault.write(_KEY + name, {"value": value})
             self._values[name] = value
@@ -41,16 +41,16 @@ class Values:
             del self._values[name]
 
     def lines(self, patterns: list[str]) -> list[str]:
-        """`NAME VALUE` of those that match, sorted."""
+        """Return `NAME VALUE` for each name that matches, sorted."""
         return sorted(f"{name} {self._values[name]}" for name in self.select(patterns))
 
     def remove(self, patterns: list[str]) -> None:
-        """Remove those that match. Raises Error for no pattern or a bare `*`: nobody means that."""
+        """Remove the values that match. Raises Error for no pattern or `*` alone: a mistake."""
         if not patterns or patterns == ["*"]:
             raise Error("You cannot remove all variables")
         for name in self.select(patterns):
             self.set(name, "")
 
     def select(self, patterns: list[str]) -> list[str]:
-        """The names that match, sorted."""
+        """Return the names that match, sorted."""
         return select(self._values, patterns, numbers={})
