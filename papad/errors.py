@@ -1,26 +1,26 @@
-"""The exceptions of papad, for client and kernel alike.
+"""The exceptions of papad, used by both clients and the daemon.
 
-Error                  every error a caller may act on; str() is one clear line
-├── ConnectionLost     the other end went away in the middle of a conversation
-│   └── TimedOut       it did not answer in time; also a TimeoutError
-└── Unreachable        nobody answers at the address
-    └── Refused        the address is there, but not for us
+Error                  every error a caller may act on; str() is a one-line message
+├── ConnectionLost     the peer closed the connection before its answer was complete
+│   └── TimedOut       the peer did not answer in time; also a TimeoutError
+└── Unreachable        nothing answers at the address
+    └── Refused        papad, or the system, rejects this user at the address
 
-Inside the kernel, a command that raises Error is answered `Error: MESSAGE`. Any other exception is a bug of ours: it is
-logged with its traceback and answered `Error: internal error`.
+In the daemon, a command that raises Error is answered with `Error: MESSAGE`. Any other exception is
+a bug in papad: it is logged with its traceback and answered with `Error: internal error`.
 """
 
 
 class Error(RuntimeError):
-    """What papad refused or could not do, in one line that says what to do about it."""
+    """What papad refused or failed to do, in one line that also says how to fix it."""
 
 
 class ConnectionLost(Error):
-    """The connection ended before the answer was complete."""
+    """The connection was closed before the answer was complete."""
 
 
 class TimedOut(ConnectionLost, TimeoutError):
-    """No answer came in time."""
+    """No answer arrived in time."""
 
 
 class Unreachable(Error):
@@ -28,4 +28,4 @@ class Unreachable(Error):
 
 
 class Refused(Unreachable):
-    """The system does not let this user connect to the address."""
+    """Refused if papad, or the permissions of its socket, reject this user."""

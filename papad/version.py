@@ -1,6 +1,9 @@
-"""The one place where papad's version is written, and where this papad is."""
+"""The version of papad, defined only here, and the folder that this papad runs from."""
 
 __version__ = "0.3.0"
 
 FOLDER = __file__.rsplit("/", 2)[0]
-"""Where Python finds the package `papad`: for the PYTHONPATH of papad's programs, so that they are of the same version."""
+"""The folder that contains the package `papad`.
+
+It goes into the PYTHONPATH of the programs that papad starts, so that they run the same version.
+"""

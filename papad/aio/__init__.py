@@ -1,12 +1,13 @@
-"""`papad.aio.Papa`: the same as `papad.Papa`, for asyncio.
+"""`papad.aio.Papa`: `papad.Papa` for asyncio.
 
     async with papad.aio.Papa() as papa:
         await papa.make_process("web", "/usr/bin/python3", ["-m", "http.server"])
         async for frame in papa.follow("web"):
             print(frame.data)
 
-Requests and answers are those of the blocking client (papad.protocol), and so is connecting, which runs in a thread.
-Waits can be bounded with asyncio.timeout: nothing is lost when one is cut short.
+It shares requests and responses (papad.protocol) with the blocking client, and connects with the
+blocking client's code in a thread. Waits can be limited with asyncio.timeout; cancelling one loses
+nothing.
 """
 
 from __future__ import annotations

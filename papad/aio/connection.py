@@ -1,4 +1,4 @@
-"""One connection to a papad, for asyncio. What comes is taken apart by protocol/responses.py, as in the blocking client."""
+"""One connection to papad, for asyncio. protocol/responses.py parses what arrives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """One connection to a papad. One task at a time may wait for what comes."""
+    """One connection to papad. Only one task at a time may wait on it."""
 
     def __init__(self, client: blocking.Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._name = for_people(client.address)
@@ -26,21 +26,21 @@ class Client:
 
     @classmethod
     async def of(cls, client: blocking.Client) -> Client:
-        """Take over the socket of a client, and its timeout for each wait."""
+        """Take over the socket of a blocking client, and its timeout for each wait."""
         client.sock.setblocking(False)
         return cls(client, *await asyncio.open_connection(sock=client.sock))
 
     @property
     def fresh(self) -> bool:
-        """Whether the connection stands, with nothing unread."""
+        """Whether the connection is open with nothing unread."""
         if self._incoming or self._reader.at_eof() or self._writer.is_closing():
             return False
-        poll = select.poll()  # the event loop may not have heard of the end yet
+        poll = select.poll()  # the event loop may not have noticed the end of the connection yet
         poll.register(self._writer.get_extra_info("socket"), select.POLLIN)
         return not poll.poll(0)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._writer.close()
 
     async def ask(self, line: bytes) -> str:
@@ -48,40 +48,44 @@ class Client:
         return await self._ask(line, self._incoming.answer)
 
     async def begin_watch(self, line: bytes) -> str:
-        """Send a command that begins to watch, and return its first line."""
+        """Send a command that starts a watch, and return the first line of its answer."""
         return await self._ask(line, self._incoming.line)
 
     async def batch(self, timeout: float | None = -1.0) -> Batch:
-        """The next batch of a watch; `timeout` is by default that of the connection."""
+        """Return the next batch of a watch. `timeout` defaults to that of the connection."""
         return await self._wait(self._incoming.batch, timeout)
 
     async def frames(self, line: bytes, timeout: float | None = -1.0) -> AsyncGenerator[Frame, None]:
-        """Send an `output` command and give its frames; `timeout` is for each, by default that of the connection.
+        """Send an `output` command and yield its frames.
 
-        It has to be read to the end, or the connection be closed.
+        `timeout` limits the wait for each frame; it defaults to that of the connection. Read it to
+        the end, or close the connection.
         """
         self.send(line)
         while (frame := await self._wait(self._incoming.frame, timeout)) is not DONE:
             yield frame
 
     async def drain(self) -> None:
-        """Close, but only once papad has read everything that was sent."""
+        """Close the connection once papad has read everything that was sent."""
         try:
             async with asyncio.timeout(self._timeout):
                 self._writer.write_eof()
                 while await self._reader.read(65536):
                     pass
-        except OSError:  # a TimeoutError, too
+        except OSError:  # includes TimeoutError
             pass
         finally:
             self._writer.close()
 
     def send(self, data: bytes) -> None:
-        """Send bytes; that the connection has ended shows when the answer is waited for."""
+        """Send bytes. If the connection is lost, this shows only when waiting for the answer."""
         self._writer.write(data)
 
     async def _ask(self, line: bytes, take: Callable[[], str | None]) -> str:
-        """Whoever does not wait for the answer, as when cancelled, leaves a connection that is of no more use."""
+        """Send a line and return the answer.
+
+        If this is cancelled, the answer stays unread, so the connection is closed.
+        """
         try:
             self.send(line)
             return await self._wait(take)
@@ -107,5 +111,5 @@ class Client:
                 self._incoming.feed(data)
             except ConnectionLost:
                 self.close()
-                raise ConnectionLost(f"{self._name} ended the connection") from None
+                raise ConnectionLost(f"{self._name} closed the connection") from None
         return taken

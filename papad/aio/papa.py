@@ -27,7 +27,7 @@ C = TypeVar("C", blocking_connection.Client, blocking.Papa)
 
 
 def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concatenate[Papa, P], _Later[T]]:
-    """A command as a method."""
+    """Make a method of a request."""
 
     async def method(self: Papa, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._do(request(*args, **kwargs))
@@ -36,7 +36,10 @@ def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concat
 
 
 class Papa:
-    """The way to a papad, for asyncio. Commands of several tasks take their turns. Every method raises Error with what papad says."""
+    """A client of papad, for asyncio. Commands of several tasks run one after the other.
+
+    Every method raises Error with papad's message.
+    """
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class Papa:
         timeout: float | None = None,
         autostart: bool = True,
     ) -> None:
-        """Arguments are those of `papad.Papa`. Nothing is connected before it is needed."""
+        """Take the arguments of `papad.Papa`. Connect only when the first command needs it."""
         self._arguments = port_or_path, connection_timeout, timeout, autostart
         self._settings: blocking.Papa | None = None
         self._turn = asyncio.Lock()
@@ -63,7 +66,7 @@ class Papa:
         self.close()
 
     def close(self) -> None:
-        """End the connection. The next command makes a new one."""
+        """Close the connection. The next command opens a new one."""
         if self.connection is not None:
             self.connection.close()
             self.connection = None
@@ -86,19 +89,21 @@ class Papa:
     describe = _method(requests.describe)
 
     async def watch_processes(self, *args: Any) -> Watcher:
-        """Watch the processes that match, over a connection of its own."""
+        """Watch the processes that match, on a connection of its own."""
         return await self._watch(requests.watch_processes(*args), args)
 
     def output(self, *args: Any, **selection: Unpack[Selection]) -> AsyncGenerator[Frame, None]:
-        """The output that papad holds of the processes that match, by time; nothing is consumed."""
+        """Read the captured output of the processes that match, by time, without consuming it."""
         return self._read(Reading(args, **selection))
 
     def follow(
         self, *args: Any, timeout: float | None = None, **selection: Unpack[Selection]
     ) -> AsyncGenerator[Frame, None]:
-        """The same, and what comes; goes on over restarts of papad without gap or repeat.
+        """Read like `output`, then follow new output.
 
-        Raises TimedOut when nothing comes for `timeout` seconds. Its connection ends when the iterator is closed (contextlib.aclosing).
+        It continues after a restart of papad without gap or repeat. Raises TimedOut if nothing
+        arrives for `timeout` seconds. Closing the iterator (contextlib.aclosing) closes its
+        connection.
         """
         return self._read(Reading(args, follow=True, **selection), timeout)
 
@@ -136,7 +141,10 @@ class Papa:
                     raise
 
     async def _known(self) -> blocking.Papa:
-        """The blocking Papa that knows where papad is, and has started it if need be. Its connection becomes ours."""
+        """Return the blocking Papa that found papad, and started it if necessary.
+
+        Its first connection is taken over.
+        """
         async with self._finding:
             if self._settings is None:
                 port_or_path, connection_timeout, timeout, autostart = self._arguments
@@ -149,11 +157,11 @@ class Papa:
             return self._settings
 
     async def another(self) -> Client:
-        """A connection besides that which the commands use; the caller closes it."""
+        """Return a new connection, separate from the one for commands. The caller closes it."""
         return await Client.of(await _in_thread((await self._known()).another))
 
     async def _read(self, reading: Reading, timeout: float | None = -1.0) -> AsyncGenerator[Frame, None]:
-        """The frames of a reading; on a new connection whenever papad ends the old one, from where it stood."""
+        """Yield the frames of a reading. When a connection is lost, resume on a new one."""
         while True:
             connection = await self.another()
             try:
@@ -180,7 +188,10 @@ async def _all_of(frames: Iterable[Frame]) -> AsyncGenerator[Frame, None]:
 
 
 async def _in_thread(connect: Callable[[], C]) -> C:
-    """Run something that connects in a thread. If nobody waits for it any more, it is closed as soon as it is there."""
+    """Run a blocking function that connects in a thread.
+
+    If the caller is cancelled meanwhile, the connection is closed as soon as it is made.
+    """
     future = asyncio.get_running_loop().run_in_executor(None, connect)
     try:
         return await asyncio.shield(future)

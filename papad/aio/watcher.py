@@ -1,4 +1,7 @@
-"""Watching processes, for asyncio. What is handed out after a restart of papad is decided in protocol/watching.py, for both clients."""
+"""Watching processes, for asyncio.
+
+protocol/watching.py decides, for both clients, what to hand out after a restart of papad.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,20 @@ from papad.protocol.watching import WatchBatch, Watched
 
 
 class Source(Protocol):
-    """Where a watcher has its connections from: a Papa, or what does as much."""
+    """Provides the connections of a watcher: a Papa or an equivalent object."""
 
     async def another(self) -> Client:
-        """A new connection, once papad answers."""
+        """Return a new connection once papad answers."""
 
     async def list_processes(self) -> dict[str, dict[str, Any]]:
-        """All processes, by name."""
+        """Return all processes by name."""
 
 
 class Watcher:
-    """A watch, over a connection of its own: `read` it, or iterate over its batches; an async context manager."""
+    """A watch on a connection of its own. Call `read`, or iterate over its batches.
+
+    It is an async context manager.
+    """
 
     def __init__(self, papa_object: Source, patterns: tuple[object, ...]) -> None:
         self.papa_object = papa_object
@@ -54,13 +60,13 @@ class Watcher:
 
     @property
     def exit_code(self) -> dict[str, int]:
-        """Name to exit code of the processes whose end was read."""
+        """The exit codes, by name, of the processes whose `closed` record was read."""
         return self._watched.exit_code
 
     async def read(self, timeout: float | None = -1.0) -> WatchBatch | None:
-        """Acknowledge the batch before, wait for the next, and return it. None when nothing is left to watch.
+        """Acknowledge the previous batch, and return the next one, or None if nothing is left.
 
-        Raises TimedOut as `Watcher.read` of the blocking client does; then it can be read again.
+        Raises TimedOut like `Watcher.read` of the blocking client; the watcher can be read again.
         """
         self.acknowledge()
         while self.connection is not None:
@@ -77,13 +83,16 @@ class Watcher:
         return None
 
     def acknowledge(self) -> None:
-        """Tell papad that the last batch has arrived, so that it drops it."""
+        """Acknowledge the last batch, so that papad drops it."""
         if self._watched.unacknowledged and self.connection is not None:
             self._watched.unacknowledged = False
             self.connection.send(b"\n")
 
     async def close(self, *, acknowledge: bool = True) -> None:
-        """End the watch. The last batch is acknowledged, unless it shall come again to the next watcher."""
+        """End the watch, and acknowledge the last batch.
+
+        With acknowledge=False, the next watcher gets that batch again.
+        """
         if self.connection is not None:
             if acknowledge:
                 self.acknowledge()
@@ -96,7 +105,7 @@ class Watcher:
             self.connection = None
 
     async def begin(self, line: bytes) -> None:
-        """Begin to watch, over a new connection. Raises Error, and ConnectionLost if papad is just being restarted."""
+        """Start the watch on a new connection. Raises Error, ConnectionLost if papad restarts."""
         connection = await self.papa_object.another()
         try:
             await connection.begin_watch(line)
@@ -106,7 +115,10 @@ class Watcher:
         self.connection = connection
 
     async def _watch_again(self) -> None:
-        """papad has been restarted: go on over a new connection. At the end of the watch there is none."""
+        """Continue the watch on a new connection after a restart of papad.
+
+        If nothing is left to watch, `connection` becomes None.
+        """
         self._end()
         before = None
         while patterns := self._watched.left(await self.papa_object.list_processes()):
@@ -118,5 +130,5 @@ class Watcher:
                 pass
             except Error:
                 if patterns == before:
-                    return  # wildcards that match nothing any more
+                    return  # the wildcards no longer match anything
             before = patterns

@@ -1,5 +1,6 @@
 """The blocking client. papad.aio has the same files and classes for asyncio.
 
-connection: one connection. papa: the drop-in for the original's class. watcher: what a watch delivers. autostart: starts a papad where
-none answers. May import the protocol, nothing of the daemon.
+address: finds papad. connection: one connection. papa: the drop-in replacement for the original's
+class. watcher: reads the batches of a watch. autostart: starts papad if none answers. May import
+papad.protocol, but nothing from the daemon.
 """

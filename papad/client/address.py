@@ -1,4 +1,4 @@
-"""Where papad is: addresses, how they are found, and a socket that is connected to one."""
+"""Finds the address of papad, and connects a socket to it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from papad.errors import ConnectionLost, Refused, Unreachable
 DEFAULT_PORT = 20202
 
 Address = str | int | Callable[[], socket.socket]
-"""A Unix socket's path; a port of 127.0.0.1; or a function that gives a connected stream socket, each time it is called."""
+"""The path of a Unix socket, a port of 127.0.0.1, or a function.
+
+The function returns a new connected stream socket at each call; the caller owns it.
+"""
 
 
 def for_people(address: Address) -> str:
-    """An address for people."""
+    """Format an address for messages."""
     return address if isinstance(address, str) else f"127.0.0.1:{address}" if isinstance(address, int) else "papad"
 
 
 def find() -> str | int:
-    """Where papad is: $PAPAD_SOCKET, the user's own socket, the system's, or else the port of old."""
+    """Return the address of papad.
+
+    This is $PAPAD_SOCKET if set, else the socket of the user's own papad or of the system's,
+    whichever exists first, else the port of the original papa.
+    """
     given = os.environ.get("PAPAD_SOCKET")
     if given:
         return int(given) if given.isdecimal() else given
@@ -28,13 +35,16 @@ def find() -> str | int:
 
 
 def usual_paths() -> list[str]:
-    """Where the sockets of the user's own papad and of the system's are. Under sudo and cron XDG_RUNTIME_DIR is not set."""
+    """Return the usual socket paths of the user's own papad and of the system's.
+
+    XDG_RUNTIME_DIR is not set under sudo and cron; /run/user/UID then takes its place.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     return [f"{runtime}/papad.sock", "/run/papad/papad.sock"]
 
 
 def connected(address: Address, timeout: float | None) -> socket.socket:
-    """A connected socket. Raises Unreachable."""
+    """Return a connected socket, which the caller owns. Raises Unreachable or ConnectionLost."""
     if not isinstance(address, str | int):
         return address()
     unix = isinstance(address, str)
@@ -44,14 +54,14 @@ def connected(address: Address, timeout: float | None) -> socket.socket:
         sock.connect(address if isinstance(address, str) else ("127.0.0.1", address))
     except PermissionError:
         sock.close()
-        raise Refused(f"no permission to talk to papad at {address}; the group papad has it") from None
-    except (BlockingIOError, TimeoutError):  # the queue is full: somebody is there
+        raise Refused(f"no permission to talk to papad at {address}; members of the group papad have it") from None
+    except (BlockingIOError, TimeoutError):  # the backlog is full, so something is listening
         sock.close()
-        raise ConnectionLost(f"{for_people(address)} is too busy to take a connection") from None
+        raise ConnectionLost(f"{for_people(address)} is too busy to accept a connection") from None
     except (OSError, OverflowError) as error:
         sock.close()
         reason = getattr(error, "strerror", None) or error
-        raise Unreachable(f"nobody answers at {for_people(address)}: {reason}") from None
+        raise Unreachable(f"papad does not answer at {for_people(address)}: {reason}") from None
     if not unix:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

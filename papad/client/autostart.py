@@ -1,4 +1,7 @@
-"""Starting papad where nobody answers: by its socket unit, or else by hand, once, however many processes try."""
+"""Starts papad if none answers: through its socket unit, or else as a detached process.
+
+However many programs try at the same time, only one papad is started for each address.
+"""
 
 from __future__ import annotations
 
@@ -27,32 +30,32 @@ _STRANGERS = (
     "JOURNAL_STREAM",
     "RUNTIME_DIRECTORY",
 )
-"""Variables by which a service manager speaks to the process that calls us, and not to papad."""
+"""Variables that a service manager sets for the calling process; papad must not inherit them."""
 _NEEDED = ("systemd", "pyroute2")
-"""Modules that the daemon needs and the client library does not, which therefore may be installed without them."""
+"""Modules that only the daemon needs. The client library may be installed without them."""
 _UNIX = "/run/papad/papad.sock"
-_DELAY = 0.02  # seconds between two looks
+_DELAY = 0.02  # seconds between two attempts
 _TRIES = 3
-"""A papad may be gone before we have seen it: others talk to it, too, and may end it with exit-if-idle."""
+"""How often to start papad. Another client may end it with exit-if-idle before we connect."""
 
 
 def start(address: str | int, deadline: float) -> None:
-    """See to it that a papad answers at the address before `deadline` (of time.monotonic()), as far as we may.
+    """Start papad at the address before `deadline` (of time.monotonic()).
 
-    Raises Error where papad cannot be started.
+    Raises Error if papad cannot be started.
     """
     if not _by_systemd(address, deadline):
         _by_hand(address, deadline)
 
 
 def own_socket() -> str | None:
-    """Where the user's own papad listens, if it has a unit for that."""
+    """Return the socket path of the user's own papad, or None without a user service manager."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return f"{runtime}/papad.sock" if runtime and os.path.exists(f"{runtime}/systemd/private") else None
 
 
 def _by_systemd(address: str | int, deadline: float) -> bool:
-    """Start the socket unit that serves the address; whether it listens now."""
+    """Start the socket unit that serves the address, if there is one. Return whether it started."""
     if address == own_socket():
         manager = ["--user"]
     elif address in (DEFAULT_PORT, _UNIX) and os.path.exists("/run/systemd/system"):
@@ -70,18 +73,18 @@ def _by_systemd(address: str | int, deadline: float) -> bool:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Error("systemctl start papad.socket takes too long") from None
+        raise Error("systemctl start papad.socket timed out") from None
     except OSError:
         return False
     return done.returncode == 0
 
 
 def _by_hand(address: str | int, deadline: float) -> None:
-    """Start papad itself, detached, unless somebody else does so at the same time."""
+    """Start papad as a detached process, unless another program is already starting it."""
     missing = [module for module in _NEEDED if getattr(find_spec(module), "origin", None) is None]
     if missing:
         raise Error(
-            f"papad cannot be started here: it needs Python's {' and '.join(missing)}; on Debian, apt-get install papad"
+            f"cannot start papad: it needs the Python modules {' and '.join(missing)}; on Debian, apt-get install papad"
         )
     with _alone(address, deadline):
         if _answers(address):
@@ -94,11 +97,11 @@ def _by_hand(address: str | int, deadline: float) -> None:
                     if _answers(address):
                         return
                     time.sleep(_DELAY)
-        raise Error(f"papad could not be started; to see why, run: {' '.join(command)}")
+        raise Error(f"failed to start papad; to see why, run: {' '.join(command)}")
 
 
 def _spawn(command: list[str]) -> int:
-    """Start it, detached from us; its pid."""
+    """Start the command, detached from this process. Return its pid."""
     script = 'echo $$; exec "$@" >/dev/null'
     done = subprocess.run(
         ["setsid", "--fork", "sh", "-c", script, "sh", *command],
@@ -115,7 +118,10 @@ def _spawn(command: list[str]) -> int:
 
 
 def _runs(pid: int) -> bool:
-    """Whether it has not ended; where nobody reaps what is left of it, its /proc entry would not tell."""
+    """Return whether the process is still running.
+
+    Its entry in /proc is not enough: a zombie that is never reaped keeps it.
+    """
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(") ")[2][:1] not in "ZX"
@@ -129,7 +135,10 @@ def _command(address: str | int) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Our own, without what is meant for us alone, and such that the same papad is found."""
+    """Return the environment for papad.
+
+    It is that of this process without _STRANGERS; PYTHONPATH leads to the same version of papad.
+    """
     env = {key: value for key, value in os.environ.items() if not key.startswith(_STRANGERS)}
     return env | {"PYTHONPATH": os.pathsep.join(filter(None, (FOLDER, env.get("PYTHONPATH"))))}
 
@@ -146,23 +155,26 @@ def _answers(address: str | int) -> bool:
 
 @contextlib.contextmanager
 def _alone(address: str | int, deadline: float) -> Iterator[None]:
-    """Hold the lock for starting papad at this address. Raises Error when others hold it until the deadline."""
+    """Hold the lock for starting papad at this address.
+
+    Raises Error if another process holds it until the deadline.
+    """
     path = _lock_path(address)
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Error(f"papad is not started: cannot open {path}: {error.strerror}") from None
+        raise Error(f"cannot start papad: cannot open {path}: {error.strerror}") from None
     try:
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
-            raise Error(f"{path} belongs to somebody else; papad is not started")
+            raise Error(f"cannot start papad: {path} is not a regular file owned by this user")
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise Error(f"another process has been starting papad for too long; it holds {path}") from None
+                    raise Error(f"timed out while another process starts papad; it holds the lock {path}") from None
                 time.sleep(_DELAY)
         yield
     finally:
@@ -170,7 +182,10 @@ def _alone(address: str | int, deadline: float) -> Iterator[None]:
 
 
 def _lock_path(address: str | int) -> str:
-    """One for each user and address, in a directory that goes with the machine's next boot."""
+    """Return the path of the lock file for this user and address.
+
+    It is in a directory that does not outlive a boot.
+    """
     folders = [os.environ.get("XDG_RUNTIME_DIR"), "/run" if os.geteuid() == 0 else None, "/tmp"]
     folder = next(folder for folder in folders if folder and os.access(folder, os.W_OK))
     key = hashlib.sha256(str(address).encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -1,4 +1,7 @@
-"""Talking to papad over one connection: commands, answers, watches, output. What `Papa`, `papactl` and the tests are built on."""
+"""One connection to papad: commands, answers, watches, output.
+
+`Papa`, papactl and the tests are built on it.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,16 @@ from papad.protocol.responses import DONE, Batch, Frame, Incoming
 T = TypeVar("T")
 
 RECONNECT = 10.0
-"""Seconds for which a papad that does not answer is believed to be restarting."""
+"""Seconds to keep connecting, because a papad that does not answer may be restarting."""
 RETRY_DELAY = 0.05  # seconds between two attempts
 
 
 class Closing(ABC):
-    """A context manager that is closed at its end."""
+    """A context manager that calls `close` on exit."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release all resources."""
 
     def __enter__(self) -> Self:
         return self
@@ -42,12 +45,12 @@ class Closing(ABC):
 
 
 class Client(Closing):
-    """One connection to a papad. A context manager; not for several threads at once."""
+    """One connection to papad. It is a context manager, and is not thread-safe."""
 
     def __init__(self, address: Address = DEFAULT_PORT, timeout: float | None = 10.0) -> None:
-        """Connect. `timeout` is in seconds, for each wait.
+        """Connect. `timeout` limits each wait, in seconds.
 
-        Raises Unreachable when nobody answers there, Refused if papad rejects this user.
+        Raises Unreachable if nothing answers at the address, Refused if papad rejects this user.
         """
         self.address = address
         self.timeout = timeout
@@ -57,66 +60,76 @@ class Client(Closing):
             self._wait(self._incoming.answer)
         except BaseException as error:
             self.sock.close()
-            if type(error) is Error:  # what papad says instead of its welcome
+            if type(error) is Error:  # papad sent an error instead of its welcome
                 raise Refused(str(error)) from None
             raise
 
     def close(self) -> None:
-        """End the connection. What a watch delivered and nobody acknowledged will be delivered again."""
+        """Close the connection. Records that were not acknowledged will be delivered again."""
         self.sock.close()
 
     def fileno(self) -> int:
-        """The connection's file number; -1 when it is closed."""
+        """Return the file descriptor of the connection, -1 if it is closed."""
         return self.sock.fileno()
 
     @property
     def fresh(self) -> bool:
-        """Whether the connection stands, with nothing unread: a command can be sent and its answer will be what comes."""
+        """Whether the connection is open with nothing unread.
+
+        Only then is the next thing that arrives the answer to the next command.
+        """
         if self.sock.fileno() < 0 or self._incoming:
             return False
         return not self._readable()
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to read, the end of the connection included."""
+        """Whether there is something to read, including the end of the connection."""
         return bool(self._incoming) or self._readable()
 
     def _readable(self) -> bool:
-        """Whether there is something to receive. select() would not do: it knows no file number above 1,023."""
+        """Return whether the socket is readable.
+
+        This uses poll, because select() does not support descriptors above 1,023.
+        """
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return bool(poll.poll(0))
 
     def command(self, *words: Word, options: Mapping[str, str] | None = None) -> str:
-        """Send one command, its words exactly as they are, and return the answer. Raises Error with what papad says.
+        """Send a command with its words unchanged, and return the answer.
 
-        `options` go where the command takes them: after the name with `make`, after the command otherwise; a word that is a pair is an
-        option, too. Not for commands that begin to watch or follow: these answer with more than an answer.
+        `options` are inserted where the command takes them: after the name for `make`, otherwise
+        after the command. A word that is a pair is an option as well. Do not use this for commands
+        that start a watch or follow output. Raises Error with papad's message.
         """
         at = 3 if words and str(words[0]).startswith("m") else 1
         return self.ask(requests.line([*words[:at], *(options or {}).items(), *words[at:]]))
 
     def plain(self, *words: str) -> str:
-        """The same as somebody would type it: leading words with `=` are options, newlines turn to blanks, empty words are lost."""
+        """Send a command as a user would type it, and return the answer.
+
+        Leading words with `=` are options, newlines become spaces, and empty words are dropped.
+        """
         if not any(words):
             raise Error("no command")
         return self.ask(wire.join_words(words))
 
     def ask(self, line: bytes) -> str:
-        """Send a complete line and return the answer. Where none comes, the connection is of no more use, and closed."""
+        """Send a complete line and return the answer. If none arrives, close the connection."""
         with self._asking():
             self.send(line)
             return self._wait(self._incoming.answer)
 
     def describe(self, kind: str, *patterns: str) -> list[dict[str, Any]]:
-        """Everything known about `sockets`, `processes`, `values` (those that match), or `server`."""
+        """Describe the `sockets`, `processes` or `values` that match, or the `server`."""
         request = requests.describe(kind, *patterns)
         return request.parse(self.ask(request.line))
 
     def output(self, *patterns: str, **selection: Unpack[Selection]) -> Generator[Frame, None, None]:
-        """The output that papad holds of the processes that match, by time; nothing is consumed.
+        """Read the captured output of the processes that match, by time, without consuming it.
 
-        An iterator that is not read to its end takes the connection with it.
+        The connection is closed if the iterator is not read to its end.
         """
         return self.frames(Reading(patterns, **selection).line())
 
@@ -127,25 +140,29 @@ class Client(Closing):
         reconnect: float = RECONNECT,
         **selection: Unpack[Selection],
     ) -> Generator[Frame, None, None]:
-        """The same, and what comes, of processes made later too; goes on over restarts of papad without gap or repeat.
+        """Read like `output`, then follow new output, also of processes that are made later.
 
-        It has a connection of its own. Raises TimedOut when nothing comes for `timeout` seconds, Unreachable when papad is gone
-        for `reconnect` seconds.
+        It continues after a restart of papad without gap or repeat, and uses a connection of its
+        own. Raises TimedOut if nothing arrives for `timeout` seconds, Unreachable if papad does not
+        answer for `reconnect` seconds.
         """
         reading = Reading(patterns, follow=True, **selection)
         return read(reading, lambda: connect(self.address, reconnect, self.timeout), timeout)
 
     def frames(self, line: bytes, timeout: float | None = -1.0) -> Generator[Frame, None, None]:
-        """Send an `output` command and give its frames; `timeout` is for each, by default that of the connection."""
+        """Send an `output` command and yield its frames.
+
+        `timeout` limits the wait for each frame; it defaults to that of the connection.
+        """
         with self._asking():
             self.send(line)
             while (frame := self._wait(self._incoming.frame, timeout)) is not DONE:
                 yield frame
 
     def begin_watch(self, line: bytes) -> str:
-        """Send a command that begins to watch, and return its first line. Nothing after that line is read yet.
+        """Send a command that starts a watch, and return the first line of its answer.
 
-        So that select() tells of the first batch.
+        This reads nothing after that line, so that select() reports the first batch.
         """
         with self._asking():
             self.send(line)
@@ -154,7 +171,7 @@ class Client(Closing):
             return first
 
     def batch(self, timeout: float | None = -1.0) -> Batch:
-        """The next batch of a watch."""
+        """Return the next batch of a watch."""
         return self._wait(self._incoming.batch, timeout)
 
     def acknowledge(self, *, stop: bool = False) -> None:
@@ -162,7 +179,7 @@ class Client(Closing):
         self.send(b"q\n" if stop else b"\n")
 
     def drain(self) -> None:
-        """Close, but only once papad has read everything that was sent."""
+        """Close the connection once papad has read everything that was sent."""
         try:
             self.sock.shutdown(socket.SHUT_WR)
             while self.sock.recv(65536):
@@ -173,12 +190,12 @@ class Client(Closing):
             self.sock.close()
 
     def send(self, data: bytes) -> None:
-        """Send bytes; raises ConnectionLost."""
+        """Send bytes. Raises ConnectionLost."""
         try:
             self.sock.settimeout(self.timeout)
             self.sock.sendall(data)
         except TimeoutError:
-            self.close()  # a part of it may have been sent
+            self.close()  # part of the data may have been sent
             raise self._timed_out() from None
         except OSError:
             raise self._lost() from None
@@ -191,7 +208,7 @@ class Client(Closing):
             if isinstance(error, ConnectionLost):
                 self.close()
             raise
-        except BaseException:  # interrupted, or nobody wants the rest
+        except BaseException:  # interrupted, or the caller dropped the iterator
             self.close()
             raise
 
@@ -208,7 +225,7 @@ class Client(Closing):
             if upto:
                 size = self.sock.recv(4096, socket.MSG_PEEK).find(upto) + 1 or 4096
             data = self.sock.recv(size)
-        except (TimeoutError, BlockingIOError):  # the latter with a timeout of 0
+        except (TimeoutError, BlockingIOError):  # BlockingIOError if the timeout is 0
             raise self._timed_out() from None
         except OSError:
             data = b""
@@ -219,14 +236,14 @@ class Client(Closing):
 
     def _lost(self) -> ConnectionLost:
         self.sock.close()
-        return ConnectionLost(f"{for_people(self.address)} ended the connection")
+        return ConnectionLost(f"{for_people(self.address)} closed the connection")
 
     def _timed_out(self) -> TimedOut:
         return TimedOut(f"no answer from {for_people(self.address)} in time")
 
 
 def connect(address: Address, within: float = RECONNECT, timeout: float | None = 10.0) -> Client:
-    """A new connection, tried again and again for `within` seconds where nobody answers: papad may be restarting."""
+    """Return a new connection. Retry for `within` seconds, because papad may be restarting."""
     deadline = time.monotonic() + within
     while True:
         try:
@@ -243,7 +260,7 @@ def connect(address: Address, within: float = RECONNECT, timeout: float | None =
 
 
 def read(reading: Reading, connect: Callable[[], Client], timeout: float | None) -> Generator[Frame, None, None]:
-    """The frames of a reading; on a new connection whenever papad ends the old one, from where it stood."""
+    """Yield the frames of a reading. When a connection is lost, resume on a new one."""
     while True:
         with connect() as client:
             try:

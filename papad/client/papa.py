@@ -1,4 +1,7 @@
-"""`Papa`: what programs use. A drop-in for the class of that name in the package papa 1.0.6, and more."""
+"""`Papa`, the client class for programs.
+
+It is a drop-in replacement for the class of that name in the package papa 1.0.6, with additions.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ DEBUG_MODE_NONE, DEBUG_MODE_THREAD, DEBUG_MODE_PROCESS = 0, 1, 2
 
 
 def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concatenate[Papa, P], T]:
-    """A command as a method."""
+    """Make a method of a request."""
 
     def method(self: Papa, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._do(request(*args, **kwargs))
@@ -33,13 +36,13 @@ def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concat
 
 
 class Papa(Closing):
-    """The way to a papad, wherever it is: connects, starts it if need be, and connects again when it was restarted.
+    """A client of papad. It connects, starts papad if necessary, and reconnects after a restart.
 
-    A context manager; not for several threads at once. Every method raises Error with what papad says.
+    It is a context manager, and is not thread-safe. Every method raises Error with papad's message.
     """
 
     spawned: ClassVar[bool] = False
-    """Set it to keep this program from starting papad."""
+    """Set this to True to keep this program from starting papad."""
     _default_port_or_path: ClassVar[int | Text | None] = None
     _default_connection_timeout: ClassVar[float] = 10
     _default_timeout: ClassVar[float | None] = 30
@@ -52,10 +55,12 @@ class Papa(Closing):
         timeout: float | None = None,
         autostart: bool = True,
     ) -> None:
-        """Connect to a port of 127.0.0.1 or a Unix socket's absolute path; by default to where client.find() says papad is.
+        """Connect to a port of 127.0.0.1 or to the absolute path of a Unix socket.
 
-        `connection_timeout` (10 seconds) is for finding, starting and finding again a papad that answers; `timeout` (30 seconds) for
-        each wait for an answer, then TimedOut is raised. With `autostart` papad is started where nobody answers.
+        The default address is that of papad.client.address.find(). `connection_timeout` (default:
+        10 seconds) limits how long to connect to papad, start it, and reconnect to it. `timeout`
+        (default: 30 seconds) limits each wait for an answer; TimedOut is raised when it expires.
+        With `autostart`, papad is started if none answers.
         """
         given = port_or_path or self._default_port_or_path
         if isinstance(given, bytes | os.PathLike):
@@ -68,17 +73,17 @@ class Papa(Closing):
         self.connection = self._first_connection(anywhere) if autostart and not self.spawned else self.another()
 
     def close(self) -> None:
-        """End the connection. The next command makes a new one."""
+        """Close the connection. The next command opens a new one."""
         if self.connection is not None:
             self.connection.close()
             self.connection = None
 
     def fileno(self) -> int | None:
-        """The file number of the connection, None when there is none."""
+        """Return the file descriptor of the connection, or None if there is none."""
         return self.connection.fileno() if self.connection is not None else None
 
     def another(self) -> Client:
-        """A connection besides that which the commands use; the caller closes it."""
+        """Return a new connection, separate from the one for commands. The caller closes it."""
         return connect(self.port_or_path, self.connection_timeout, self.timeout)
 
     # Commands
@@ -101,15 +106,19 @@ class Papa(Closing):
         return self._watch(requests.watch_processes(*args), args)
 
     def output(self, *args: Any, **selection: Unpack[Selection]) -> Generator[Frame, None, None]:
-        """The output that papad holds of the processes that match, by time. Nothing is consumed, and no watcher disturbed."""
+        """Read the captured output of the processes that match, by time.
+
+        This consumes nothing and does not disturb watchers.
+        """
         return read(Reading(args, **selection), self.another, self.timeout)
 
     def follow(
         self, *args: Any, timeout: float | None = None, **selection: Unpack[Selection]
     ) -> Generator[Frame, None, None]:
-        """The same, and what comes, of processes made later too; goes on over restarts of papad without gap or repeat.
+        """Read like `output`, then follow new output, also of processes that are made later.
 
-        Raises TimedOut when nothing comes for `timeout` seconds.
+        It continues after a restart of papad without gap or repeat. Raises TimedOut if nothing
+        arrives for `timeout` seconds.
         """
         return read(Reading(args, follow=True, **selection), self.another, timeout)
 
@@ -127,7 +136,10 @@ class Papa(Closing):
         return watcher
 
     def _retry(self, talk: Callable[[Client], T], *, repeatable: bool = True) -> T:
-        """Talk over a connection that stands; over a new one, if this ends and `repeatable` says that it does no harm."""
+        """Call `talk` with an open connection.
+
+        If the connection is lost meanwhile and the command is `repeatable`, try again on a new one.
+        """
         deadline = time.monotonic() + self.connection_timeout
         while True:
             if self.connection is not None and not self.connection.fresh:
@@ -150,7 +162,10 @@ class Papa(Closing):
             raise Error(f"The path of papad's socket must be absolute, not {port_or_path!r}")
 
     def _first_connection(self, anywhere: bool) -> Client:
-        """The first connection, to a papad that is started if nobody answers; `anywhere` if nobody said where."""
+        """Return the first connection, and start papad if none answers.
+
+        With `anywhere`, no address was given, so a user's own papad is started if it has a unit.
+        """
         deadline = time.monotonic() + self.connection_timeout
         while True:
             left = deadline - time.monotonic()
@@ -166,33 +181,34 @@ class Papa(Closing):
                         f"could not connect to papad in {self.connection_timeout:.3g} seconds: {error}"
                     ) from None
                 if isinstance(error, Unreachable):
-                    from papad.client.autostart import own_socket, start  # seldom needed, and takes a while
+                    # Imported here because it is rarely needed and slow to import.
+                    from papad.client.autostart import own_socket, start
 
                     own = own_socket()
-                    if anywhere and own and os.geteuid():  # root means the system's
+                    if anywhere and own and os.geteuid():  # root uses the system's papad
                         self._locate(own)
                     start(self.port_or_path, deadline)
                 time.sleep(RETRY_DELAY)
 
-    # What can be set for the whole program
+    # Settings for the whole program
 
     @classmethod
     def set_debug_mode(cls, mode: bool | int = True, quit_when_connection_closed: bool = False) -> None:
-        """Accepted, and without effect: papad never runs inside the client's process."""
+        """Do nothing: papad never runs inside the client's process."""
 
     @classmethod
     def set_default_port(cls, port: int) -> None:
-        """Where papad is, if Papa() is not told."""
+        """Set the default address for Papa()."""
         cls._default_port_or_path = port
 
     @classmethod
     def set_default_path(cls, path: Text) -> None:
-        """Where papad is, if Papa() is not told."""
+        """Set the default address for Papa()."""
         cls._default_port_or_path = path
 
     @classmethod
     def set_default_connection_timeout(cls, connection_timeout: float) -> None:
-        """For how many seconds Papa() tries to connect, if it is not told."""
+        """Set the default for how many seconds Papa() tries to connect."""
         cls._default_connection_timeout = connection_timeout
 
 

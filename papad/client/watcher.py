@@ -1,4 +1,4 @@
-"""Watching processes: their output and their ends, in batches that are acknowledged."""
+"""Watching processes: their output and their exits, in batches that are acknowledged."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from papad.protocol.watching import WatchBatch, Watched
 
 
 class Source(Protocol):
-    """Where a watcher has its connections from: a Papa, or what does as much."""
+    """Provides the connections of a watcher: a Papa or an equivalent object."""
 
     connection: Client | None
-    """The first one, on which the watch has begun; given back at the end of the watch."""
+    """The connection that the watch started on. It is given back at the end of the watch."""
 
     def another(self) -> Client:
-        """A new connection, once papad answers."""
+        """Return a new connection once papad answers."""
 
     def list_processes(self) -> dict[str, dict[str, Any]]:
-        """All processes, by name."""
+        """Return all processes by name."""
 
 
 class Watcher(Closing):
-    """A watch, as Papa.watch_processes gives it. A context manager; select() tells when there is something to read."""
+    """A watch, as returned by Papa.watch_processes.
+
+    It is a context manager. select() reports when there is something to read.
+    """
 
     def __init__(self, papa_object: Source, patterns: tuple[object, ...] = ()) -> None:
         self.papa_object = papa_object
@@ -40,27 +43,29 @@ class Watcher(Closing):
 
     @property
     def exit_code(self) -> dict[str, int]:
-        """Name to exit code of the processes whose end was read."""
+        """The exit codes, by name, of the processes whose `closed` record was read."""
         return self._watched.exit_code
 
     def fileno(self) -> int:
-        """The connection's file number, for select(). It may be another one after a restart of papad."""
+        """Return the file descriptor, for select(). It may change after a restart of papad."""
         if self.connection is None:
             raise Error("the watcher is closed")
         return self.connection.fileno()
 
     @property
     def ready(self) -> bool:
-        """Whether `read` would find something at once: a batch, or that papad has gone."""
+        """Whether `read` would not block: a batch has arrived, or the connection was lost."""
         return self.connection is not None and (self.connection.fileno() < 0 or self.connection.ready)
 
     def read(self, timeout: float | None = -1.0) -> WatchBatch | None:
-        """Acknowledge the batch before, wait for the next, and return it: out, err, closed. None when nothing is left to watch.
+        """Acknowledge the previous batch, and return the next one (out, err, closed).
 
-        An empty batch comes after two seconds of silence. Raises TimedOut, by default when nothing came for the timeout of the Papa.
+        Return None when nothing is left to watch, and an empty batch after two seconds without
+        output. Raises TimedOut if nothing arrives for `timeout` seconds, by default that of the
+        Papa.
         """
         if not self:
-            return WatchBatch([], [], [])  # None comes once
+            return WatchBatch([], [], [])  # None is returned only once
         self.acknowledge()
         while self.connection is not None:
             try:
@@ -76,7 +81,7 @@ class Watcher(Closing):
         return None
 
     def acknowledge(self) -> None:
-        """Tell papad that the last batch has arrived, so that it drops it."""
+        """Acknowledge the last batch, so that papad drops it."""
         if self._watched.unacknowledged and self.connection is not None:
             self._watched.unacknowledged = False
             try:
@@ -84,10 +89,13 @@ class Watcher(Closing):
             except TimedOut:
                 raise
             except ConnectionLost:
-                pass  # `read` takes it up: what comes again is taken out there
+                pass  # `read` reconnects, and drops what papad sends again
 
     def close(self, *, acknowledge: bool = True) -> None:
-        """End the watch. The last batch is acknowledged, unless it shall come again to the next watcher."""
+        """End the watch, and acknowledge the last batch.
+
+        With acknowledge=False, the next watcher gets that batch again.
+        """
         if self.connection is None:
             return
         connection = self.connection
@@ -106,7 +114,7 @@ class Watcher(Closing):
             self._give_back()
 
     def _give_back(self) -> None:
-        """The connection takes commands again: the Papa gets it back, if it has no other by now."""
+        """Return the connection to the Papa for commands, or close it if the Papa has a new one."""
         if self.papa_object.connection is None:
             self.papa_object.connection = self.connection
         elif self.connection is not None:
@@ -114,7 +122,10 @@ class Watcher(Closing):
         self.connection = None
 
     def _watch_again(self) -> None:
-        """papad has been restarted: go on over a new connection. At the end of the watch there is none."""
+        """Continue the watch on a new connection after a restart of papad.
+
+        If nothing is left to watch, `connection` becomes None.
+        """
         before = None
         while patterns := self._watched.left(self.papa_object.list_processes()):
             client = self.papa_object.another()
@@ -128,6 +139,6 @@ class Watcher(Closing):
             except Error:
                 client.close()
                 if patterns == before:
-                    break  # wildcards that match nothing any more
+                    break  # the wildcards no longer match anything
             before = patterns
         self.connection = None

@@ -1,4 +1,4 @@
-"""papactl: papad from a shell. main.py takes a command line from its words to its exit status."""
+"""papactl, the command line of papad. main.py runs a command line."""
 
 from __future__ import annotations
 

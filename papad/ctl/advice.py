@@ -1,4 +1,4 @@
-"""What to do instead: for words and options that people bring from other tools, and for what papad answers to common mistakes."""
+"""Hints for words and options that users know from other tools, and for papad's error messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 _PROCESS = "Did you mean: papactl make process NAME -- COMMAND"
 _MAKE = "Did you mean: papactl make socket NAME --port PORT, or papactl make process NAME -- COMMAND"
-_STOPPING = "papad never stops or signals a process. papactl list processes shows its pid; kill does the rest"
+_STOPPING = "papad never stops or signals a process. Find its pid with papactl list processes, and use kill"
 _OUTPUT = "Did you mean: papactl output"
 _FOLLOW = "Did you mean: papactl output -f"
 _STATUS = "Did you mean: papactl status"
@@ -46,14 +46,15 @@ _OPTIONS = {
     "format": "output",
 }
 _OF_JOURNALCTL = {
-    **dict.fromkeys(("u", "unit", "t", "identifier"), "Processes are named without an option: papactl output NAME"),
-    **dict.fromkeys(("b", "boot"), "Leave it out: what papad keeps does not outlive a boot"),
+    **dict.fromkeys(("u", "unit", "t", "identifier"), "Name processes without an option: papactl output NAME"),
+    **dict.fromkeys(("b", "boot"), "Leave it out: papad keeps nothing across a reboot"),
     **dict.fromkeys(
         ("x", "catalog", "no-hostname", "no-full", "l", "full"), "Leave it out: papactl shows lines as they are"
     ),
     **dict.fromkeys(("N", "F", "fields", "field"), "Did you mean: -o json"),
     **dict.fromkeys(
-        ("c", "D", "M", "k", "cursor", "after-cursor"), "Ask journalctl; make process --journal lets it have the lines"
+        ("c", "D", "M", "k", "cursor", "after-cursor"),
+        "Use journalctl; make process --journal forwards lines to the journal",
     ),
     "no-tail": "Did you mean: --lines=all",
 }
@@ -61,43 +62,46 @@ _OF_JOURNALCTL = {
 _ANSWERS = (
     (
         r'Unknown option "([A-Za-z_]\w*)"\. Type "help make process"',
-        "A variable of the environment is given like this: --env {0}=VALUE",
+        "To set an environment variable: --env {0}=VALUE",
     ),
     (r'Unknown option .*Type "help (.*)"', "papactl help {0} lists them"),
     (
         "The rlimit value for",
-        "A number, or infinity; where soft and hard shall differ, prlimit(1) can lower the soft one",
+        "Use a number or infinity. To set soft and hard limits apart, lower the soft one with prlimit(1)",
     ),
     (
         "Process for (.*) has already been created",
-        "Its name is free again when it has ended and was watched to its end, or removed: papactl remove processes {0}",
+        "The name is free once the process has ended and was watched to its end, or is removed: papactl remove processes {0}",
     ),
     (
         "Address already in use",
-        "ss -ltnp shows who has it. A process that has inherited a removed socket keeps it until it ends",
+        "ss -ltnp shows which process uses it. A process that has inherited a removed socket keeps it until it exits",
     ),
     ("as an address of this family", "An IPv6 address needs --family inet6"),
     (
         "Bad command",
-        "After make process comes a name, then the command; it is looked for in the PATH of --env, or else in /bin and /usr/bin",
+        "make process takes a name, then the command. papad looks it up in the PATH of --env, or else in /bin and /usr/bin",
     ),
     ("Socket (.*) not found", "To make it: papactl make socket {0}"),
-    ("You cannot remove all variables", "Say which values, or how their names begin: papactl remove values 'release*'"),
+    (
+        "You cannot remove all variables",
+        "Name the values, or give a prefix of their names: papactl remove values 'release*'",
+    ),
     ("Bad working_dir", "--working-dir must exist and be accessible to the --uid user"),
     (
         "Unknown rlimit",
-        "It is one of those of setrlimit(2), in lower case: nofile, nproc, core, as, cpu, data, fsize, memlock, stack ...",
+        "Use a name from setrlimit(2), in lower case: nofile, nproc, core, as, cpu, data, fsize, memlock, stack ...",
     ),
 )
 
 
 def for_word(typed: str) -> str:
-    """What to say about a command that there is not, "" if nothing comes to mind."""
+    """Return a hint for an unknown command, or ""."""
     return _WORDS.get(typed, "")
 
 
 def for_option(name: str, known: list[str]) -> str:
-    """The same about an option; `known` are those that there are."""
+    """Return a hint for an unknown option, or ""; `known` are the options of the command."""
     if name in _OF_JOURNALCTL and "grep" in known:
         return _OF_JOURNALCTL[name]
     meant = _OPTIONS.get(name)
@@ -109,7 +113,7 @@ def for_option(name: str, known: list[str]) -> str:
 
 
 def for_answer(message: str) -> str:
-    """What to do about an error that papad answers, "" if nothing comes to mind."""
+    """Return a hint for an error that papad answered, or ""."""
     for pattern, advice in _ANSWERS:
         if found := re.search(pattern, message):
             return advice.format(*found.groups())

@@ -1,7 +1,8 @@
-"""Completion: what may stand at the end of a command line, from the declarations and from what papad holds.
+"""Shell completion: computes candidates from the declared commands and the contents of papad.
 
-Each shell hands over what has been typed to `complete-words` and gets a candidate a line, written as that shell wants it.
-bash hands over the whole line, as it cuts words at colons and equals signs and leaves quotes to the function.
+Each shell passes what was typed to `complete-words`, which prints one candidate per line in the
+format of that shell. bash passes the whole line, because it splits words at colons and equals signs
+and leaves quoting to the completion function.
 """
 
 from __future__ import annotations
@@ -64,30 +65,30 @@ complete -c papactl -f -a '(__papactl_words)'
 """
 
 SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
-_PATIENCE = 2.0  # seconds: somebody waits at a prompt
+_PATIENCE = 2.0  # seconds; short, because a user waits at a prompt
 
 
 class Candidate(NamedTuple):
-    """What a word can become."""
+    """A possible completion of a word."""
 
     word: str
     help: str = ""
 
 
 FILES = Candidate("\tfiles")
-"""Alone, it stands for the names of files, which the shell knows better. No name that is offered holds a tab."""
+"""As the only candidate, it makes the shell complete file names. No other one contains a tab."""
 
 
 def script(call: Call, session: object = None) -> int:
-    """`completion`: what to source, or to put where the shell looks."""
+    """Run `completion`: print the script to source or to install for a shell."""
     if call.words[0] not in SCRIPTS:
-        raise Usage(f"completion for which shell? bash, zsh or fish, not {call.words[0]!r}")
+        raise Usage(f"completion needs a shell: bash, zsh or fish, not {call.words[0]!r}")
     sys.stdout.write(SCRIPTS[call.words[0]])
     return 0
 
 
 def candidates(call: Call, session: object = None) -> int:
-    """`complete-words SHELL ...`: one candidate a line. A shell that is not known here gets none."""
+    """Run `complete-words SHELL ...`: print one candidate per line, none for an unknown shell."""
     shell, *words = call.words or [""]
     dialects: dict[str, Callable[..., Iterator[str]]] = {"bash": _for_bash, "zsh": _for_zsh, "fish": _for_fish}
     if shell in dialects:
@@ -96,7 +97,7 @@ def candidates(call: Call, session: object = None) -> int:
 
 
 def _for_zsh(*words: str) -> Iterator[str]:
-    """As _describe takes them."""
+    """Yield candidates in the format of zsh's _describe."""
     for each in _possible(words, _Brief):
         word = re.sub(r"([\\:])", r"\\\1", each.word)
         yield each.word if each is FILES else f"{word}:{each.help}" if each.help else word
@@ -108,8 +109,12 @@ def _for_fish(*words: str) -> Iterator[str]:
 
 
 def _for_bash(line: str = "", typed: str = "", *more: str) -> Iterator[str]:
-    """Replacements, quoted, for `typed`, with which the line ends: the last word, or what follows a colon or a quote in it."""
-    if re.search(r"\s\d*&?[<>]+\s*[^\s'\"]*$", line):  # bash asks for the target of a redirection, too
+    """Yield quoted replacements for `typed`, with which the line ends.
+
+    `typed` is the last word, or the part of it that follows a colon or a quote.
+    """
+    # bash also asks for the target of a redirection.
+    if re.search(r"\s\d*&?[<>]+\s*[^\s'\"]*$", line):
         yield FILES.word
         return
     words = _unquoted(line)[0][1:] or [""]
@@ -122,7 +127,10 @@ def _for_bash(line: str = "", typed: str = "", *more: str) -> Iterator[str]:
 
 
 def _unquoted(line: str) -> tuple[list[str], str]:
-    """The words of a line that bash has not yet run, the last of which may be empty; and the quote that is still open."""
+    """Split an unfinished line of bash. Return its words and the quote that is still open.
+
+    The last word may be empty.
+    """
     words, quote, escaped = [""], "", False
     for char in line:
         if escaped:
@@ -142,43 +150,45 @@ def _unquoted(line: str) -> tuple[list[str], str]:
 
 
 def _quoted(text: str, quote: str) -> str:
-    """Text to stand in a word of bash, within quotes that are open."""
+    """Quote text for a word of bash in which `quote` is open."""
     if quote == "'":
         return text.replace("'", "'\\''")
     if quote == '"':
-        return re.sub(r'(["$`\\])', r"\\\1", text).replace("!", '"\\!"')  # history expansion keeps the backslash of \!
+        # In double quotes, history expansion keeps the backslash of \!, so close them around it.
+        return re.sub(r'(["$`\\])', r"\\\1", text).replace("!", '"\\!"')
     return re.sub(r"([^\w@%+:,./=-])", r"\\\1", text)
 
 
 def complete(words: Sequence[str], session: Callable[[], Session]) -> list[str]:
-    """What the last of these words, which may be empty, can become; names of files not included."""
+    """Return the completions of the last of these words, which may be empty, except file names."""
     found = _possible(words, session)
     return [each.word for each in found if each is not FILES and each.word.startswith(words[-1])]
 
 
 class _Brief(Session):
-    """The papad that is found without options, or with those being typed. It is not waited for long."""
+    """A session with a short timeout, with the default papad or that of the options being typed."""
 
     def connect(self) -> Client:
         return Client(self.address, _PATIENCE)
 
 
 def _possible(words: Sequence[str], session: Callable[[], Session]) -> list[Candidate]:
-    """What may stand in the place of the last word, sorted; not all of it begins like that word.
+    """Return the sorted candidates for the last word. Not all of them begin with that word.
 
-    Where the words name a server, that one is asked for names; one of another machine is not.
+    If the words name a papad on this machine, that one is asked for names. One on another machine
+    is not asked.
     """
     *before, last = words or [""]
     state = _State(session)
     for word in before:
         state.take(word)
-    # The first of those that are the same word: an option of the command hides a common one.
+    # Of equal words the first one wins: an option of the command hides a common one.
     found = {each.word: each for each in reversed(state.choices(last))}
     return [found[word] for word in sorted(found)]
 
 
 class _State:
-    """How far a command line has come, as well as one can tell while it is being typed."""
+    """The parsing state of an unfinished command line, as far as it can be told."""
 
     def __init__(self, session: Callable[[], Session]) -> None:
         self.session: Callable[[], Session] | None = session
@@ -189,7 +199,7 @@ class _State:
         self.verbatim = False
 
     def take(self, word: str) -> None:
-        """A word before the one that is being typed."""
+        """Parse a word before the one being typed."""
         option, self.pending = self.pending, None
         if option is not None and (option.optional is None or word.isdecimal() or word == "all"):
             self._server(option, word)
@@ -210,13 +220,13 @@ class _State:
             try:
                 self.command = find(self.typed, COMMANDS)
             except Usage:
-                self.typed = ["?"]  # which begins no command
+                self.typed = ["?"]  # no command begins with this
         elif not (self.command.pairs and self.words and "=" in word):
             self.words.append(word)
             self.verbatim = self.verbatim or (self.command.tail and len(self.words) > 1)
 
     def choices(self, last: str) -> list[Candidate]:
-        """What may stand here."""
+        """Return the candidates for the word being typed."""
         if self.pending is not None and self.pending.optional is None:
             return self._values(self.pending)
         if self.verbatim or not last.startswith("-"):
@@ -231,7 +241,7 @@ class _State:
         return [Candidate(f"--{each.long}", each.help) for each in self._options()] + short
 
     def _words(self) -> list[Candidate]:
-        """Words that are no options and no values of options."""
+        """Return the candidates that are neither options nor values of options."""
         command = self.command
         if command is None:
             return _commands(self.typed)
@@ -240,7 +250,7 @@ class _State:
         if command.most is not None and len(self.words) >= command.most:
             return []
         if self.words and "NAME" in command.usage:
-            return []  # one name, and then its value
+            return []  # after the name comes the value
         if command.run == "completion:script":
             return [Candidate(shell) for shell in SCRIPTS]
         return _commands(self.words) if command.completes == "commands" else self._names(command.completes)
@@ -251,7 +261,7 @@ class _State:
         return [Candidate(each) for each in option.choices] or self._names(option.completes)
 
     def _names(self, kind: str) -> list[Candidate]:
-        """The names of that kind that there are now and can be shown; none where papad does not answer."""
+        """Return the printable names of a kind that exist now; none if papad does not answer."""
         if not kind or self.session is None:
             return []
         try:
@@ -261,7 +271,10 @@ class _State:
         return [Candidate(each["name"]) for each in found if each["name"].isprintable()]
 
     def _option(self, word: str) -> tuple[Option | None, str | None]:
-        """The option that ends this word and takes a value, if one does; its value, None where that is the next word."""
+        """Return the option that ends this word and takes a value, and the value.
+
+        The option is None if there is none. The value is None if it is the next word.
+        """
         options = self._options()
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
@@ -288,7 +301,7 @@ class _State:
 
 
 def _commands(typed: list[str]) -> list[Candidate]:
-    """The commands, or the second words of those that begin like this."""
+    """Return the first words of the commands, or the second words of those that begin like this."""
     shown = [each for each in COMMANDS if not each.hidden]
     if typed:
         group = [each for each in shown if len(each.words) > 1 and each.words[0].startswith(typed[0])]

@@ -1,4 +1,4 @@
-"""Finding papad and talking to it, for one command or for many."""
+"""Finds papad and connects to it, for one command or several."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from papad.ctl.render import leave_with_reader
 from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
 
 ONLY_HOST = "PAPACTL_ONLY_HOST"
-"""In the environment of the papactl that serves one of several hosts: which one."""
-_SSH_WAIT = 300.0  # seconds for ssh to connect, somebody's typing of a password included
+"""Environment variable that tells the papactl for one of several hosts which host to use."""
+_SSH_WAIT = 300.0  # seconds for ssh to connect, including the time to type a password
 
 if TYPE_CHECKING:
     from papad.ctl.tunnel import Tunnel
 
 
 class CannotConnect(Exception):
-    """There is no talking to papad. `hint` says what to do; it may have several lines."""
+    """papad cannot be reached. `hint` says what to do; it may have several lines."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -29,16 +29,17 @@ class CannotConnect(Exception):
 
 
 class Session:
-    """Where papad is, and the connection to it, made at its first use and again when it was lost.
+    """The address of papad, and a connection to it.
 
-    For one of several hosts `label` is what ssh's words begin with, and ssh asks no questions.
+    The session connects at the first use, and again after the connection was lost. For one of
+    several hosts, `label` precedes each message of ssh, and ssh does not prompt.
     """
 
     def __init__(
         self, socket: str | None = None, port: str | None = None, host: str | None = None, label: str | None = None
     ) -> None:
         if socket and port:
-            raise Usage("--socket or --port, not both")
+            raise Usage("use either --socket or --port, not both")
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
             raise Usage(f"--port must be a number from 1 to 65535, not {port!r}")
         self.host = host
@@ -65,20 +66,23 @@ class Session:
 
     @property
     def where(self) -> str:
-        """The server's place, for people."""
+        """The address of papad, for messages."""
         place = for_people(self.address) if self.address else "the papad"
         if self.host:
-            return f"{place} of {self.host}"
+            return f"{place} on {self.host}"
         return place + (f" ({self.origin})" if self.origin else "")
 
     def client(self) -> Client:
-        """The connection. Raises CannotConnect."""
+        """Return the connection of this session. Raises CannotConnect."""
         if self._client is None:
             self._client = self.connect()
         return self._client
 
     def begin(self) -> None:
-        """Begin to connect to another machine, so that several can at the same time. Raises CannotConnect."""
+        """Start connecting to another machine, so that several connect at the same time.
+
+        Raises CannotConnect.
+        """
         assert self._tunnel is not None
         try:
             self._tunnel.begin()
@@ -86,7 +90,7 @@ class Session:
             raise CannotConnect(f"cannot connect to {self.where}: {error}") from None
 
     def connect(self) -> Client:
-        """A connection that is the caller's. Raises CannotConnect."""
+        """Return a new connection, which the caller owns. Raises CannotConnect."""
         if self._tunnel is not None:
             return self._over(self._tunnel)
         try:
@@ -102,7 +106,7 @@ class Session:
                 f"{self.where} is not answering like papad; is another program listening there?"
             ) from None
         except Error as error:
-            raise CannotConnect(f"papad at {self.where} refuses: {error}") from None
+            raise CannotConnect(f"papad at {self.where} refused the connection: {error}") from None
 
     def _over(self, tunnel: Tunnel) -> Client:
         try:
@@ -118,46 +122,46 @@ class Session:
         return client
 
     def drop(self) -> None:
-        """Close the connection; the next use makes another."""
+        """Close the connection. The next use opens a new one."""
         if self._client is not None:
             self._client.close()
             self._client = None
 
     def keep(self) -> None:
-        """The connection is somebody else's from now on, who closes it."""
+        """Pass the ownership of the connection to the caller, who closes it."""
         self._client = None
 
     def revive(self) -> None:
-        """Forget a connection that is of no more use."""
+        """Drop the connection if it is no longer usable."""
         if self._client is not None and not self._client.fresh:
             self.drop()
 
     def _hint(self, error: Unreachable) -> str:
         if isinstance(error, Refused):
             return (
-                "It lets in root and the members of the group papad: sudo adduser $USER papad, and log in again.\n"
-                "Or have one of your own: systemctl --user enable --now papad.socket"
+                "Only root and members of the group papad may use it: sudo adduser $USER papad, then log in again.\n"
+                "Or start a papad of your own: systemctl --user enable --now papad.socket"
             )
         if self.given:
-            return "Without --socket and --port, papactl looks for it by itself"
+            return "Without --socket and --port, papactl searches for papad"
         if self.origin == "$PAPAD_SOCKET":
-            return "Unset PAPAD_SOCKET to have papactl look for it"
+            return "Unset PAPAD_SOCKET to let papactl search for papad"
         own, system = usual_paths()
-        tried = ["Looked for it at: $PAPAD_SOCKET, which is not set"]
+        tried = ["Searched for papad at: $PAPAD_SOCKET, which is not set"]
         tried += [f"    {path}, {self._seen(path)}" for path in (own, system)]
-        tried += [f"    127.0.0.1:{DEFAULT_PORT}, where nobody listens"] if self.address == DEFAULT_PORT else []
+        tried += [f"    127.0.0.1:{DEFAULT_PORT}, where nothing listens"] if self.address == DEFAULT_PORT else []
         start = "systemctl --user" if self.address == own else "sudo systemctl"
         return "\n".join([*tried, f"To start it: {start} enable --now papad.socket"])
 
     def _seen(self, path: str) -> str:
         if path == self.address:
-            return "this one"
-        return f"not asked: --socket {path}" if os.path.exists(path) else "not there"
+            return "the one tried"
+        return f"not tried: --socket {path}" if os.path.exists(path) else "does not exist"
 
 
 def session_of(call: Call) -> Session:
-    """The session that the options of a command line ask for."""
-    only = os.environ.pop(ONLY_HOST, None)  # for this process alone, not for those that it starts
+    """Return the session for the options of a command line."""
+    only = os.environ.pop(ONLY_HOST, None)  # only for this process, not for its children
     if only is not None:
         leave_with_reader()
         return Session(call.text("socket"), call.text("port"), only, label="")

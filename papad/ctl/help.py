@@ -17,13 +17,13 @@ STATUSES = (
 
 
 def run(call: Call, session: object = None) -> int:
-    """Show the commands, or one of them."""
+    """Run `help`: list the commands, or describe one."""
     sys.stdout.write(about(call.words))
     return 0
 
 
 def about(words: list[str]) -> str:
-    """All about the command that these words begin, or about all. Raises Usage."""
+    """Return the help of the commands that these words begin, or the overview. Raises Usage."""
     if not words:
         return overview()
     command = find(words[:2], COMMANDS)
@@ -35,14 +35,14 @@ def about(words: list[str]) -> str:
 
 
 def overview() -> str:
-    """The commands and the options common to all."""
+    """Return the list of commands and of common options."""
     pairs = list(option_lines(COMMON))
     width = max(len(left) for left, _ in pairs)
     return "\n".join(
         [
             "papactl [OPTION...] COMMAND [ARGUMENT...]",
             "",
-            "Talk to papad, which holds sockets, values and processes over its own restart.",
+            "Talk to papad, which keeps sockets, values and processes across its own restart.",
             "",
             "Commands:",
             *summaries(COMMANDS),
@@ -50,7 +50,7 @@ def overview() -> str:
             "Options:",
             *(f"  {left:{width}}  {right}" for left, right in pairs),
             "",
-            "Commands may be abbreviated: papactl l p. papactl help COMMAND tells more about one.",
+            "Commands may be abbreviated: papactl l p. papactl help COMMAND describes one.",
             "Exit status: " + ", ".join(f"{status} {meaning}" for status, meaning in STATUSES) + ".",
             "",
         ]

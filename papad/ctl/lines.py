@@ -1,4 +1,4 @@
-"""Lines of output: put together from the pieces in which they were captured, chosen, and written in each format."""
+"""Assembles lines from pieces of captured output, selects them, and writes them in each format."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from papad.ctl.times import stamp
 from papad.protocol.responses import Frame
 
 MAX_LINE = 1024 * 1024
-"""Bytes of one line; a longer one is cut."""
+"""The limit of a line, in bytes. A longer one is cut."""
 STREAMS = ("out", "err")
 PRIORITY = {"out": 6, "err": 3, "lost": 4, "closed": 6}
 _LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")  # of syslog(3)
 
 
 class Line(NamedTuple):
-    """One line of a process without its newline, stamped with the time of its last byte; or a note that bytes are lost or that it ended."""
+    """One line of a process, or a note that bytes were lost or that the process has ended.
+
+    A line has no newline, and the time of its last byte.
+    """
 
     kind: str  # out, err, lost or closed
     name: str
@@ -27,21 +30,21 @@ class Line(NamedTuple):
     timestamp: float
     position: int
     data: bytes
-    number: int = 0  # of lost bytes; the exit code
-    partial: bool = False  # it has not come to its newline
-    host: str = ""  # where there are several
+    number: int = 0  # the number of lost bytes, or the exit code
+    partial: bool = False  # its newline has not arrived
+    host: str = ""  # set if there are several hosts
 
 
 class Assembler:
-    """Joins what chunk borders have cut. The beginning of a line waits for its end; `flush` gives what there is of it."""
+    """Joins frames into lines. An incomplete line is kept until its end arrives or `flush`."""
 
     def __init__(self) -> None:
         self._begun: dict[tuple[int, str], Line] = {}
         self._parts: dict[tuple[int, str], list[bytes]] = {}
 
     def feed(self, frame: Frame) -> Iterator[Line]:
-        """The lines that a frame completes."""
-        time = round(frame.timestamp, 6)  # as it is shown, so that it can be typed after --since
+        """Yield the lines that a frame completes."""
+        time = round(frame.timestamp, 6)  # rounded as it is shown, so that it works with --since
         if not isinstance(frame.data, bytes):
             yield from self.flush(frame.id)
             yield Line(frame.kind, frame.name, frame.id, time, frame.position, b"", frame.data)
@@ -71,13 +74,13 @@ class Assembler:
         return self._begun.pop(key)._replace(data=b"".join(self._parts.pop(key)), number=0)
 
     def flush(self, id: int | None = None) -> list[Line]:
-        """The lines that have begun, of one process or of all, as far as they have come."""
+        """Return the incomplete lines of one process, or of all."""
         keys = [key for key in self._begun if id is None or key[0] == id]
         return sorted((self._unfinished(key) for key in keys), key=lambda line: line.timestamp)
 
 
 class Choice(NamedTuple):
-    """Which lines to show."""
+    """Selects the lines to show."""
 
     since: float = 0.0
     until: float = float("inf")
@@ -85,7 +88,7 @@ class Choice(NamedTuple):
     priorities: range = range(8)
 
     def wants(self, line: Line) -> bool:
-        """Whether to show this line. What was lost is always said."""
+        """Return whether to show this line. In the time range, lost bytes are always reported."""
         if not self.since <= line.timestamp <= self.until:
             return False
         if line.kind == "lost":
@@ -98,7 +101,7 @@ class Choice(NamedTuple):
 
 
 def priorities(text: str) -> range:
-    """The priorities that `err`, `3` or `warning..debug` means. Raises ValueError."""
+    """Parse priorities such as `err`, `3` or `warning..debug`. Raises ValueError."""
     first, dots, last = text.partition("..")
     levels = [
         (_LEVELS if each in _LEVELS else tuple("01234567")).index(each) for each in (first, last if dots else first)
@@ -107,9 +110,9 @@ def priorities(text: str) -> range:
 
 
 def newest_lines(lines: Iterable[Line], count: int | None) -> list[Line]:
-    """The last `count` lines of output, and the notes among them and right before them.
+    """Return the last `count` lines of output, with the notes among and right before them.
 
-    A line that has not come to its newline is told of last. Here it gets its place by time.
+    Incomplete lines arrive last; they are sorted in by time.
     """
     kept: deque[Line] = deque()
     held = 0
@@ -125,9 +128,10 @@ def newest_lines(lines: Iterable[Line], count: int | None) -> list[Line]:
 
 
 def newest_known(lines: Iterable[Line], count: int) -> list[Line] | None:
-    """The same where these are only the newest lines, and the first of each stream may lack its beginning.
+    """Do the same if `lines` are only the newest lines.
 
-    None where they do not tell which lines are the newest.
+    The first line of each stream may lack its beginning. Return None if the newest `count` lines
+    cannot be determined from them.
     """
     kept = newest_lines(_marked(lines), count)
     unsure = max((number for number, line in enumerate(kept) if line.kind == "unsure"), default=-1)
@@ -136,7 +140,7 @@ def newest_known(lines: Iterable[Line], count: int) -> list[Line] | None:
 
 
 def _marked(lines: Iterable[Line]) -> Iterator[Line]:
-    """The lines, of the kind `unsure` as long as they may lack something."""
+    """Yield the lines, with the kind `unsure` while they may be incomplete."""
     sure: set[tuple[int, str]] = set()
     for line in lines:
         key = line.id, line.kind
@@ -146,7 +150,7 @@ def _marked(lines: Iterable[Line]) -> Iterator[Line]:
 
 
 def oldest_lines(lines: Iterable[Line], count: int) -> Iterator[Line]:
-    """The first `count` lines of output, and the notes before, among and right after them."""
+    """Yield the first `count` lines of output, and the notes before, among and right after them."""
     for line in lines:
         if line.kind in STREAMS:
             count -= 1
@@ -156,7 +160,7 @@ def oldest_lines(lines: Iterable[Line], count: int) -> Iterator[Line]:
 
 
 def exit_text(code: int) -> str:
-    """How a process has ended, for people."""
+    """Describe how a process has ended."""
     if code == 256:
         return "ended, exit code unknown"
     if code >= 0:
@@ -170,21 +174,21 @@ def exit_text(code: int) -> str:
 
 
 def note(line: Line) -> str:
-    """What to say about a `lost` or `closed` line."""
+    """Return the text of a `lost` or `closed` line."""
     return f"{line.number} bytes lost" if line.kind == "lost" else exit_text(line.number)
 
 
 class Look(NamedTuple):
-    """How to show lines."""
+    """Formats lines."""
 
     style: str = "short"
     utc: bool = False
-    raw: bool = False  # control characters as they are
+    raw: bool = False  # do not escape control characters
     colour: bool = False
     host: str | None = None
 
     def format(self, line: Line) -> bytes:
-        """A line as it is printed, its newline included; empty where this style does not show it."""
+        """Format a line, including its newline. Return b"" if this style does not show it."""
         if self.style == "export":
             return _export(line, self.host)
         if self.style == "json":
@@ -196,7 +200,7 @@ class Look(NamedTuple):
         return head + (self._painted(text, RED) if line.kind == "err" else text) + b"\n"
 
     def head(self, line: Line) -> str:
-        """What stands before a line."""
+        """Return the time and name that precede a line."""
         return f"{stamp(line.timestamp, self.style, self.utc)} {safe(line.name.encode('utf-8', 'surrogateescape'))}: "
 
     def _painted(self, data: bytes, colour: str) -> bytes:
@@ -204,7 +208,7 @@ class Look(NamedTuple):
 
 
 def _fields(line: Line, host: str | None) -> dict[str, bytes]:
-    """A line as an entry of the journal."""
+    """Return a line as the fields of a journal entry."""
     fields = {
         "__CURSOR": f"id={line.id};position={line.position}",
         "__REALTIME_TIMESTAMP": str(round(line.timestamp * 1e6)),
@@ -235,7 +239,10 @@ def _json_value(data: bytes) -> str | list[int]:
 
 
 def _export(line: Line, host: str | None) -> bytes:
-    """The Journal Export Format: text as `KEY=value`, other bytes with their length before them."""
+    """Encode a line in the Journal Export Format.
+
+    Text is written as `KEY=value`, other data with its length before it.
+    """
     entry = b""
     for key, data in _fields(line, host).items():
         if key.startswith("__") or _is_text(data):

@@ -1,4 +1,4 @@
-"""papactl as a program: one command line from its words to its exit status."""
+"""The program papactl: runs one command line and returns its exit status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read what we print has seen enough. Python flushes once more at its exit, and must not fail then.
+        # The reader of our output has closed it. Python flushes again at exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 0
     except OSError as error:
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _guarded(run: Callable[[], int]) -> int:
-    """Run it; what it raises is said in words, and becomes an exit status."""
+    """Call `run`. Report an exception on standard error, and turn it into an exit status."""
     try:
         return run()
     except Usage as error:
@@ -56,7 +56,7 @@ def _guarded(run: Callable[[], int]) -> int:
 
 
 def complain(message: str, hint: str = "") -> None:
-    """Say on standard error what is wrong, and below it what to do."""
+    """Print an error, and below it the hint, on standard error."""
     if sys.stderr is not None:
         lines = [f"papactl: {message}", *hint.splitlines()]
         sys.stderr.write("".join(line + "\n" for line in lines))
@@ -67,7 +67,7 @@ def _command_line(argv: list[str]) -> int:
         if stream is not None:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     if sys.stdout is None:
-        raise Error("standard output is closed; to throw it away: >/dev/null")
+        raise Error("standard output is closed; to discard it: >/dev/null")
     call = parse(argv, COMMANDS, COMMON)
     if call.flag("version"):
         print(f"papactl {__version__}")
@@ -83,7 +83,7 @@ def _command_line(argv: list[str]) -> int:
 
 
 def execute(call: Call, session: Session | None) -> int:
-    """Do what a command line says; only help needs no session."""
+    """Run a parsed command line. Only help and completion need no session."""
     if call.flag("help"):
         from papad.ctl.help import about
 
@@ -97,12 +97,12 @@ def execute(call: Call, session: Session | None) -> int:
 
 
 def interpret(words: list[str], session: Session) -> int:
-    """One line of the shell: like a command line of its own, on the session that is there."""
+    """Run one line of the shell like a command line, in the existing session."""
 
     def run() -> int:
         call = parse(words, COMMANDS, COMMON)
         if call.command.words in (("shell",), ("stdio-bridge",)) or set(call.options) & {"socket", "host"}:
-            raise Usage("not in the shell, which is connected already")
+            raise Usage("not available in the shell, which is already connected")
         return execute(call, session)
 
     status = _guarded(run)

@@ -1,4 +1,4 @@
-"""`papactl output`: what processes have printed, as users of journalctl expect it."""
+"""`papactl output`: shows the output of processes, in the manner of journalctl."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from papad.errors import ConnectionLost
 from papad.protocol.reading import Reading
 from papad.protocol.responses import Frame
 
-# Records and bytes, at most, that are asked for where a few lines are wanted, before everything is read.
+# To show a few lines, ask for at most this many of the newest frames and bytes, in this order,
+# before reading everything.
 _NEWEST = ((1000, 64 << 10), (20_000, 2 << 20))
-_PAGER_END = 1000  # lines for a pager that is to begin at their end
+_PAGER_END = 1000  # lines to show with --pager-end
 
 
 def run(call: Call, session: Session) -> int:
-    """Show it, and with -f what comes. Like grep, 1 where nothing matches --grep."""
+    """Show captured output, and with -f follow it. Like grep, return 1 if nothing matches."""
     look = look_of(call, session, style_of(call))
     if call.flag("follow"):
         if call.flag("reverse"):
-            raise Usage("--reverse or --follow, not both")
+            raise Usage("use either --reverse or --follow, not both")
         with output_stream(pager=False) as stream:
             _follow(call, session, _choice(call), count_of(call)[0], look, stream)
         return 0
@@ -45,9 +46,9 @@ def run(call: Call, session: Session) -> int:
 
 
 def show(call: Call, found_lines: Iterable[Line], format: Callable[[Line], bytes]) -> int:
-    """Print lines as the options of a command line want it; 1 where nothing matches --grep."""
+    """Print lines according to the options. Return 1 if nothing matches --grep."""
     lines = iter(found_lines)
-    lines = chain(list(islice(lines, 1)), lines)  # what is wrong shows now, before there is a pager
+    lines = chain(list(islice(lines, 1)), lines)  # raise errors before the pager starts
     shown = found = False
     with output_stream(pager=not call.flag("no_pager"), at_end=call.flag("pager_end")) as stream:
         for line in lines:
@@ -59,12 +60,12 @@ def show(call: Call, found_lines: Iterable[Line], format: Callable[[Line], bytes
 
 
 def style_of(call: Call) -> str:
-    """The format that a command line asks for."""
+    """Return the output format of a command line."""
     return "json" if call.flag("json") else call.text("output") or "short"
 
 
 def look_of(call: Call, session: Session, style: str) -> Look:
-    """How the options of a command line want lines to look."""
+    """Return the Look for the options of a command line."""
     raw = call.flag("all") or (style == "cat" and not on_terminal())
     return Look(style, call.flag("utc"), raw, colourful(), session.host)
 
@@ -78,17 +79,17 @@ def _choice(call: Call) -> Choice:
         try:
             choice = choice._replace(grep=re.compile(pattern, re.IGNORECASE if pattern == pattern.lower() else 0))
         except re.error as error:
-            raise Usage(f"--grep: not a regular expression: {pattern!r}: {error}") from None
+            raise Usage(f"--grep: invalid regular expression {pattern!r}: {error}") from None
     if level is not None:
         try:
             choice = choice._replace(priorities=priorities(level))
         except ValueError:
-            raise Usage(f"--priority: not a level, or two with .. between: {level!r}", "Try: err, or 3") from None
+            raise Usage(f"--priority must be a level or FROM..TO, not {level!r}", "Try: err, or 3") from None
     return choice
 
 
 def count_of(call: Call) -> tuple[int | None, bool]:
-    """How many lines to show, None for all; and whether the oldest are meant."""
+    """Return how many lines to show, None for all, and whether these are the oldest."""
     text = call.text("lines")
     if text is None:
         if call.flag("pager_end"):
@@ -100,18 +101,18 @@ def count_of(call: Call) -> tuple[int | None, bool]:
         raise Usage(f"--lines must be a number or all, not {text!r}")
     oldest = text.startswith("+")
     if oldest and (call.flag("reverse") or call.flag("follow")):
-        raise Usage("--lines=+N goes with neither --reverse nor --follow")
+        raise Usage("--lines=+N cannot be combined with --reverse or --follow")
     return int(text), oldest
 
 
 def newest_first(call: Call) -> bool:
-    """Whether the newest line comes first: with -r, and as journalctl has it where a few lines are wanted that match."""
+    """Return whether the newest line comes first: with -r, or with -g and -n as in journalctl."""
     count, oldest = count_of(call)
     return call.flag("reverse") or (call.text("grep") is not None and count is not None and not oldest)
 
 
 def lines_of(call: Call, session: Session) -> Iterable[Line]:
-    """What there is, chosen, in the order in which it is shown."""
+    """Return the selected lines in the order in which to show them."""
     choice, (count, oldest) = _choice(call), count_of(call)
     client, reverse = session.client(), newest_first(call)
     if count is not None and not oldest and choice == Choice():
@@ -135,7 +136,7 @@ def _assembled(frames: Iterable[Frame]) -> Iterator[Line]:
 
 
 def _newest_of_few(client: Client, call: Call, count: int) -> list[Line] | None:
-    """The newest lines without reading everything; None where the newest bytes do not tell."""
+    """Return the newest lines without reading everything, or None if that is not possible."""
     for records, size in _NEWEST:
         frames = client.output(*call.words, last=records, bytes=size, stream=call.text("stream"))
         newest = newest_known(_assembled(frames), count)
@@ -145,10 +146,13 @@ def _newest_of_few(client: Client, call: Call, count: int) -> list[Line] | None:
 
 
 def _follow(call: Call, session: Session, choice: Choice, count: int | None, look: Look, stream: BinaryIO) -> None:
-    """Show the newest lines, then what comes, over restarts of papad, until somebody interrupts or nobody reads it."""
+    """Show the newest lines, then follow, across restarts of papad.
+
+    This ends when it is interrupted or when the reader of standard output goes away.
+    """
     leave_with_reader()
     client = session.client()
-    session.keep()  # it is closed here
+    session.keep()  # this function closes it
     reading, assembler = _reading(call), Assembler()
 
     def show(lines: Iterable[Line]) -> None:
@@ -160,7 +164,7 @@ def _follow(call: Call, session: Session, choice: Choice, count: int | None, loo
             before = _so_far(client, call, reading, assembler)
             show(newest_lines(filter(choice.wants, before), count))
             break
-        except ConnectionLost:  # nothing is shown yet
+        except ConnectionLost:  # nothing has been shown yet, so start again
             reading, assembler, client = _reading(call), Assembler(), connect(client.address)
     try:
         for frame in read(reading, _beginning_with(client), None):
@@ -174,7 +178,10 @@ def _reading(call: Call) -> Reading:
 
 
 def _so_far(client: Client, call: Call, reading: Reading, assembler: Assembler) -> Iterator[Line]:
-    """The lines that there are already; notes in `reading` where they end. A name that is still to come is no error."""
+    """Yield the existing lines, and advance `reading` to their end.
+
+    A name that does not exist yet is not an error.
+    """
     known = [each for each in call.words if each.endswith("*") or client.describe("processes", each)]
     if call.words and not known:
         return
@@ -184,6 +191,6 @@ def _so_far(client: Client, call: Call, reading: Reading, assembler: Assembler) 
 
 
 def _beginning_with(client: Client) -> Callable[[], Client]:
-    """Gives this connection, and from then on new ones to the same papad."""
+    """Return a function that returns this connection first, then new ones to the same papad."""
     connections = iter([client])
     return lambda: next(connections, None) or connect(client.address)

@@ -1,10 +1,11 @@
-"""The command line of papactl: what a command and an option are, and how words become a call.
+"""Defines commands and options, and parses the command line of papactl.
 
-declared.py says which there are; parsing, help, completion and the manual page all derive from it.
+declared.py declares them. Parsing, help, completion and the manual page are derived from it.
 
-Options may stand before the command, after it and between its words; `--` ends them. Both words of a command may be
-abbreviated as long as one command only is meant. What follows the name in `make process` is options, `name=value` words, and from
-the first other word on, the command to run: so that its own options are not taken for ours.
+Options may appear before the command, after it and between its words; `--` ends them. Both words of
+a command may be abbreviated as long as they are unambiguous. In `make process`, the name is
+followed by options and `name=value` words. The first other word begins the command to run, so its
+own options are not parsed as papactl's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from papad.ctl.advice import for_option, for_word
 
 
 class Usage(Exception):
-    """The command line is wrong. `hint` says what to do instead; it may have several lines."""
+    """The command line is invalid. `hint` says what to do instead; it may have several lines."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -25,7 +26,7 @@ class Usage(Exception):
 
 
 class Option(NamedTuple):
-    """One option: a flag where `metavar` is empty."""
+    """One option. It is a flag if `metavar` is empty."""
 
     long: str
     help: str
@@ -33,12 +34,10 @@ class Option(NamedTuple):
     metavar: str = ""
     repeat: bool = False
     choices: tuple[str, ...] = ()
-    optional: str | None = (
-        None  # the value where none is given; it then must be a number, +N or `all` if it is a word apart
-    )
-    protocol: str = ""  # the option of the protocol that it stands for; `env.` begins one
-    completes: str = ""  # sockets, processes, values, files: where to find values
-    octal: bool = False  # typed in octal, as umask(1) has it; the protocol has it decimal
+    optional: str | None = None  # the value if none is given; a value in the next word must be N, +N or `all`
+    protocol: str = ""  # the option of the protocol it sets, or a prefix such as `env.`
+    completes: str = ""  # sockets, processes, values or files: what to complete
+    octal: bool = False  # typed in octal, as in umask(1); the protocol uses decimal
 
     @property
     def key(self) -> str:
@@ -46,7 +45,7 @@ class Option(NamedTuple):
 
 
 class Command(NamedTuple):
-    """One command: `run` names the module below papad.ctl and the function in it."""
+    """One command. `run` is the module in papad.ctl and its function, as `module:function`."""
 
     words: tuple[str, ...]
     run: str
@@ -56,13 +55,13 @@ class Command(NamedTuple):
     options: tuple[Option, ...] = ()
     least: int = 0
     most: int | None = 0
-    missing: str = ""  # what to say when there are fewer than `least` words
+    missing: str = ""  # the error if there are fewer than `least` words
     example: str = ""
     pairs: bool = False  # takes `name=value` words after its first word
-    tail: bool = False  # from its second word on, words are taken as they are
+    tail: bool = False  # words are not parsed from its second word on
     completes: str = ""
     hidden: bool = False
-    in_full: bool = False  # no abbreviations
+    in_full: bool = False  # cannot be abbreviated
 
     @property
     def name(self) -> str:
@@ -70,7 +69,7 @@ class Command(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A command line, understood."""
+    """A parsed command line."""
 
     command: Command
     options: dict[str, str | list[str]]
@@ -78,12 +77,12 @@ class Call(NamedTuple):
     pairs: list[tuple[str, str]]
 
     def text(self, key: str) -> str | None:
-        """The value of an option that takes one, or None."""
+        """Return the value of an option, or None if it was not given."""
         value = self.options.get(key)
         return value if isinstance(value, str) else None
 
     def texts(self, key: str) -> list[str]:
-        """The values of an option that may be repeated."""
+        """Return the values of an option that may be repeated."""
         value = self.options.get(key, [])
         return value if isinstance(value, list) else [value]
 
@@ -92,9 +91,9 @@ class Call(NamedTuple):
 
 
 def parse(argv: list[str], commands: tuple[Command, ...], common: tuple[Option, ...]) -> Call:
-    """Understand a command line without the program's name. Raises Usage.
+    """Parse a command line without the name of the program. Raises Usage.
 
-    `--version` and `--help` are answered by the caller; a command that is missing is no error beside them.
+    The caller handles `--version` and `--help`. With one of these, the command may be missing.
     """
     return _Parse(list(argv), commands, common).call()
 
@@ -145,7 +144,10 @@ class _Parse:
             self._take_rest()
 
     def _is_pair(self, word: str) -> bool:
-        """Whether it is an option of the protocol. In a command for the shell, any other `=` is the shell's."""
+        """Return whether a word is an option of the protocol.
+
+        In a command for the shell, only known options are; any other `=` belongs to the command.
+        """
         assert self.command is not None
         name, equals, _ = word.partition("=")
         known = {each.protocol for each in self.command.options}
@@ -215,11 +217,11 @@ class _Parse:
 
     def _hint(self, name: str) -> str:
         if self.command is None:
-            return "Options of a command come after it. papactl help lists the commands"
+            return "Put the options of a command after it. papactl help lists the commands"
         hint = for_option(name, [each.long for each in self.command.options])
         if not hint and self.command.options:
             hint = f"papactl help {self.command.name} lists its options"
-        return hint + ("\nWhat belongs to the command to run comes after --" if self.command.tail else "")
+        return hint + ("\nPut the command to run, with its own options, after --" if self.command.tail else "")
 
     def _unfinished(self) -> Command:
         if "help" in self.options or "version" in self.options:
@@ -240,14 +242,14 @@ class _Parse:
             raise Usage(text, f"Try: papactl {command.example}" if command.example else f"papactl {command.usage}")
         if command.most is not None and len(self.words) > command.most:
             extra = self.words[command.most]
-            raise Usage(f"{command.name}: one word too many: {extra!r}", f"papactl {command.usage}")
+            raise Usage(f"{command.name}: unexpected argument: {extra!r}", f"papactl {command.usage}")
 
 
 def _from_octal(option: Option, value: str) -> str:
     try:
         return str(int(value, 8))
     except ValueError:
-        raise Usage(f"--{option.long} is an octal number, like 077, not {value!r}") from None
+        raise Usage(f"--{option.long} must be an octal number such as 077, not {value!r}") from None
 
 
 def _begins(command: Command, typed: str) -> bool:
@@ -255,9 +257,9 @@ def _begins(command: Command, typed: str) -> bool:
 
 
 def find(typed: list[str], commands: tuple[Command, ...]) -> Command | None:
-    """The command that these words, perhaps abbreviated, name; None where its second word is still to come.
+    """Return the command that these words name or abbreviate, None if its second word is missing.
 
-    Raises Usage where there is none, or more than one.
+    Raises Usage if no command matches, or more than one.
     """
     first = _one(typed[0], list(dict.fromkeys(each.words[0] for each in commands)), commands)
     group = [each for each in commands if each.words[0] == first]
@@ -269,14 +271,14 @@ def find(typed: list[str], commands: tuple[Command, ...]) -> Command | None:
     word = typed[1]
     found = [each for each in choices if each == word] or [each for each in choices if _means(word, each)]
     if len(found) > 1:
-        raise Usage(f"{first} {word}: {_either(found)}?")
+        raise Usage(f"ambiguous command {first} {word}: {_either(found)}?")
     if not found:
         raise Usage(f"cannot {first} {word!r}; {first} what? {_either(choices)}", for_word(f"{first} {word}"))
     return next(each for each in group if each.words[1] == found[0])
 
 
 def _means(word: str, choice: str) -> bool:
-    """Whether `word` is short for `choice`, or its singular or plural."""
+    """Return whether `word` abbreviates `choice`, or is its singular or plural."""
     return bool(word) and (choice.startswith(word) or word in (choice + "s", choice + "es"))
 
 
@@ -288,7 +290,7 @@ def _one(word: str, choices: list[str], commands: tuple[Command, ...]) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise Usage(f"{word}: {_either(found)}?")
+        raise Usage(f"ambiguous command {word}: {_either(found)}?")
     from difflib import get_close_matches
 
     near = get_close_matches(word, [each for each in choices if each not in hidden], 1, 0.75)
@@ -303,24 +305,24 @@ def _either(words: list[str]) -> str:
 def _long(name: str, typed: str, known: tuple[Option, ...], hint: str) -> Option:
     exact = [each for each in known if each.long == name]
     if exact:
-        return exact[0]  # the command's own where a common one is called the same
+        return exact[0]  # the command's own option hides a common one of the same name
     found = sorted({each.long for each in known if name and each.long.startswith(name)})
     if len(found) == 1:
         return next(each for each in known if each.long == found[0])
     if found:
-        raise Usage(f"{typed}: {_either([f'--{each}' for each in found])}?")
+        raise Usage(f"ambiguous option {typed}: {_either([f'--{each}' for each in found])}?")
     raise Usage(f"unknown option {typed.partition('=')[0]}", hint)
 
 
 def summaries(commands: tuple[Command, ...]) -> list[str]:
-    """One line for each command."""
+    """Return one line for each command."""
     shown = [each for each in commands if not each.hidden]
     width = max(len(each.name) for each in shown)
     return [f"    {each.name:{width}}  {each.summary}" for each in shown]
 
 
 def option_lines(options: tuple[Option, ...]) -> Iterator[tuple[str, str]]:
-    """Each option as it is typed, and what it does."""
+    """Yield the syntax and the description of each option."""
     for option in options:
         value = option.metavar if option.optional is None else f"[{option.metavar}]"
         long = f"--{option.long}" + (
@@ -330,7 +332,7 @@ def option_lines(options: tuple[Option, ...]) -> Iterator[tuple[str, str]]:
 
 
 def help_text(command: Command) -> str:
-    """All about one command."""
+    """Return the help of one command."""
     lines = [f"papactl {command.usage}", "", command.summary + "."]
     if command.help:
         lines += ["", command.help]

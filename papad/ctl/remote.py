@@ -1,4 +1,4 @@
-"""papad on other machines: the bridge that runs over there, and one command line for several hosts at once."""
+"""papad on other machines: the remote end of -H, and command lines for several hosts at once."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from papad.protocol.wire import WELCOME
 
 
 def bridge(call: Call, session: Session) -> int:
-    """Connect standard input and output to papad, until papad ends the connection."""
+    """Connect standard input and output to papad until papad closes the connection."""
     with session.connect() as client:
         sock = client.sock
         sock.settimeout(None)
         sources = [sock.fileno(), 0]
         try:
-            _write(1, WELCOME)  # papad's, which the client has taken
+            _write(1, WELCOME)  # the welcome of papad, which the client has read
             while True:
                 for source in select.select(sources, [], [])[0]:
                     data = os.read(source, 65536)
@@ -43,7 +43,7 @@ def bridge(call: Call, session: Session) -> int:
                         _write(1, data)
                     else:
                         return 0
-        except ConnectionError:  # papad was killed, or the near side has gone
+        except ConnectionError:  # papad was killed, or the local end is gone
             return 0
 
 
@@ -54,18 +54,21 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def on_each(argv: list[str], call: Call) -> int:
-    """Do the same for every host, all at once, the host's name before each line. Returns the highest exit status."""
+    """Run a command line for all hosts at once, with the host before each line of output.
+
+    Return the highest exit status.
+    """
     sessions = [Session(call.text("socket"), call.text("port"), host, label=f"{host}: ") for host in call.texts("host")]
     if call.command.words == ("output",) and not call.flag("follow"):
         return _merged(call, sessions)
     if call.command.words == ("shell",) or call.text("output") == "export":
-        raise Usage(f"{call.command.name} like this is for one host only")
+        raise Usage(f"{call.command.name} in this form works with one host only")
     watching = call.command.words == ("watch",) or call.flag("watch") or ("watch", "1") in call.pairs
     return _separate(call.texts("host"), argv, call, live=watching or call.flag("follow"))
 
 
 def _merged(call: Call, sessions: list[Session]) -> int:
-    """`output` of several hosts as one, by time."""
+    """Run `output` on several hosts, and merge the lines by time."""
     statuses: list[int] = []
     look = look_of(call, sessions[0], style_of(call))
     count, oldest = count_of(call)
@@ -94,13 +97,16 @@ def _merged(call: Call, sessions: list[Session]) -> int:
             lines = oldest_lines(lines, count) if oldest or reverse else newest_lines(lines, count)
         lines = iter(lines)
         first = list(islice(lines, 1))
-        if first or len(statuses) < len(sessions):  # somebody has answered
+        if first or len(statuses) < len(sessions):  # at least one host has answered
             statuses.append(show(call, chain(first, lines), format))
     return max(statuses)
 
 
 def _separate(hosts: list[str], argv: list[str], call: Call, *, live: bool) -> int:
-    """A papactl for each host: what it prints passed on as it comes if `live`, otherwise host by host."""
+    """Run one papactl for each host.
+
+    Its output is forwarded immediately if `live`, otherwise host by host at the end.
+    """
     runs = [_papactl(host, argv) for host in hosts]
     pipes = []
     for host, run in zip(hosts, runs, strict=True):
@@ -110,8 +116,12 @@ def _separate(hosts: list[str], argv: list[str], call: Call, *, live: bool) -> i
 
 
 def _papactl(host: str, argv: list[str]) -> subprocess.Popen[bytes]:
-    """The same command line for one host. It leaves when nobody reads what it prints, so at the latest when this program does."""
-    # -P: not the modules of whatever folder this is. sys.path as here, but ssh's own programs are not told of it.
+    """Run the same command line for one host.
+
+    It exits when nothing reads its output any more, so at the latest when this program exits.
+    """
+    # -P keeps modules of the current folder out. The child gets our sys.path, but not through the
+    # environment, which the programs that ssh runs would inherit.
     code = f"import sys; sys.path[:] = {sys.path!r}; from papad.ctl import main; main()"
     command = [sys.executable, "-P", "-c", code, *argv]
     env = {**os.environ, ONLY_HOST: host}
@@ -119,7 +129,7 @@ def _papactl(host: str, argv: list[str]) -> subprocess.Popen[bytes]:
 
 
 class _Pipe:
-    """Where one papactl prints: its standard output if `call` is given, otherwise its standard error."""
+    """A pipe from one papactl: its standard output if `call` is given, otherwise standard error."""
 
     def __init__(self, host: str, source: IO[bytes] | None, call: Call | None, *, live: bool) -> None:
         assert source is not None
@@ -133,7 +143,7 @@ class _Pipe:
         self._rest = b""
 
     def read(self) -> bool:
-        """Read some more; whether there may still be more."""
+        """Read once. Return whether there may be more."""
         data = os.read(self.source.fileno(), 65536)
         *lines, self._rest = (self._rest + data).split(b"\n")
         if not data and self._rest:
@@ -142,7 +152,7 @@ class _Pipe:
         return bool(data)
 
     def write(self) -> None:
-        """Pass on the lines that have come, with the host's name."""
+        """Write the lines read so far, with the name of the host."""
         if self._lines and self._target is not None:
             lines = [safe(line).encode() for line in self._lines] if self._safe else self._lines
             self._target.buffer.write(b"".join(_named(self._host, line, self._call) + b"\n" for line in lines))
@@ -151,9 +161,9 @@ class _Pipe:
 
 
 def _pass_on(pipes: list[_Pipe]) -> None:
-    """Pass on what the hosts say until all have ended, what is not live host by host."""
+    """Forward the output of all hosts until all have ended; what is not live, host by host."""
     poll = select.poll()
-    poll.register(1, 0)  # tells when nobody reads it any more
+    poll.register(1, 0)  # reports when the reader of our output is gone
     open_pipes = {pipe.source.fileno(): pipe for pipe in pipes}
     for fd in open_pipes:
         poll.register(fd, select.POLLIN)
@@ -172,7 +182,7 @@ def _pass_on(pipes: list[_Pipe]) -> None:
 
 
 def _named(host: str, line: bytes, call: Call | None) -> bytes:
-    """A line with the host's name: before it, or as a key where the command line asks for JSON."""
+    """Add the name of the host to a line: before it, or as a key if the output is JSON."""
     if call and style_of(call).startswith("json") and line.startswith(b"{"):
         from json import dumps
 

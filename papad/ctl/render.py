@@ -1,4 +1,4 @@
-"""How things look: tables, colour, the pager, and bytes that could harm a terminal."""
+"""Formats tables, sizes and colours, runs the pager, and escapes bytes unsafe for terminals."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u206
 
 
 def safe(data: bytes) -> str:
-    r"""Text that a terminal shows and does not obey: control characters, and bytes that are not UTF-8, as `\x1b`."""
+    r"""Decode text for a terminal; escape control characters and invalid UTF-8 as `\x1b`."""
     return safe_text(data.decode("utf-8", "surrogateescape"))
 
 
 def safe_text(text: str) -> str:
-    """The same for text."""
+    """Escape text like `safe`."""
     return text if text.isprintable() else _UNSAFE.sub(_escape, text)
 
 
@@ -34,12 +34,12 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def on_terminal() -> bool:
-    """Whether a person sees what we print."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def colourful() -> bool:
-    """Whether to colour: on a terminal, unless it cannot, or NO_COLOR forbids."""
+    """Return whether to use colour: on a terminal that supports it, unless NO_COLOR is set."""
     return _able_terminal() and not os.environ.get("NO_COLOR")
 
 
@@ -48,12 +48,15 @@ def _able_terminal() -> bool:
 
 
 def paint(text: str, colour: str) -> str:
-    """The text in that colour, where there is any."""
+    """Return the text in the given colour, if colour is used."""
     return f"{colour}{text}{PLAIN}" if colour and colourful() else text
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows below their heads, columns aligned; numbers to the right. Columns without any content are left out."""
+    """Return the lines of a table with aligned columns, numbers to the right.
+
+    Columns without content are omitted.
+    """
     shown = [n for n in range(len(heads)) if any(row[n] for row in rows)]
     widths = {n: max(len(heads[n]), *(len(row[n]) for row in rows)) for n in shown}
     right = {n for n in shown if all(re.fullmatch(r"-?[\d.]+( ?[kMGT]?B?)|", row[n]) for row in rows)}
@@ -66,7 +69,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def size(count: int | None) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes with a unit."""
     if count is None:
         return ""
     amount = float(count)
@@ -78,7 +81,7 @@ def size(count: int | None) -> str:
 
 
 def leave_with_reader() -> None:
-    """End this program as soon as nobody reads its standard output any more, even while it has nothing to write."""
+    """Exit as soon as the reader of standard output is gone, even with nothing to write."""
     if on_terminal():
         return
     from select import poll
@@ -95,7 +98,7 @@ def leave_with_reader() -> None:
 
 @contextmanager
 def output_stream(*, pager: bool, at_end: bool = False) -> Iterator[BinaryIO]:
-    """Where to write: a pager if there is a terminal to show it on, otherwise standard output."""
+    """Yield the stream to write to: a pager on a terminal, otherwise standard output."""
     command = _pager() if pager and _able_terminal() else ""
     if not command:
         yield sys.stdout.buffer
@@ -114,15 +117,15 @@ def output_stream(*, pager: bool, at_end: bool = False) -> Iterator[BinaryIO]:
         yield process.stdin  # type: ignore[misc]
         process.stdin.close()
     except BrokenPipeError:
-        pass  # the pager was left before the end
+        pass  # the pager was quit before the end
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pager's business as long as it runs
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pager handles it while it runs
         with suppress(BrokenPipeError):
             process.stdin.close()
         status = process.wait()
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if status == 127:
-        raise Error(f"there is no pager {command!r}; --no-pager does without")
+        raise Error(f"cannot find the pager {command!r}; --no-pager prints without one")
 
 
 def _pager() -> str:

@@ -1,4 +1,4 @@
-"""`papactl shell`: commands at a prompt, on one connection. It replaces telnet."""
+"""`papactl shell`: runs commands at a prompt, on one connection. It replaces telnet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _HISTORY = 1000  # lines
 
 
 def run(call: Call, session: Session, interpret: Callable[[list[str], Session], int]) -> int:
-    """Read and obey lines until the end; its exit status is 0 at a terminal, otherwise the last that was not 0."""
+    """Read and run lines until the end of input.
+
+    Return 0 on a terminal, otherwise the last exit status that was not 0.
+    """
     session.client()
     interactive = sys.stdin.isatty()
     history = _set_up_readline(session) if interactive else None
@@ -36,7 +39,7 @@ def run(call: Call, session: Session, interpret: Callable[[list[str], Session], 
 
 
 def _next_words(interactive: bool) -> list[str]:
-    """The words of the next line, none for one that cannot be understood; `quit` at the end."""
+    """Return the words of the next line, `quit` at the end of input, none for an invalid line."""
     try:
         line = input(_PROMPT) if interactive else sys.stdin.readline()
     except EOFError:
@@ -53,7 +56,9 @@ def _next_words(interactive: bool) -> list[str]:
         sys.stderr.write(f"papactl: {error}\n")
         return []
     if any(word in ("|", ">", ">>", "<") for word in words):
-        sys.stderr.write("papactl: the shell has no pipes and no redirections; papactl outside of it has\n")
+        sys.stderr.write(
+            "papactl: this shell has no pipes and no redirections; use papactl in your own shell for them\n"
+        )
         return []
     if words[:1] == ["papactl"]:
         words = words[1:]
@@ -61,7 +66,7 @@ def _next_words(interactive: bool) -> list[str]:
 
 
 def _set_up_readline(session: Session) -> Path | None:
-    """History and completion; returns where the history is kept."""
+    """Set up history and completion. Return the path of the history file."""
     try:
         import readline
     except ImportError:
@@ -88,6 +93,6 @@ def _set_up_readline(session: Session) -> Path | None:
 def _save(history: Path) -> None:
     import readline
 
-    with suppress(OSError):  # there may be no place for it
+    with suppress(OSError):  # the folder may not be writable
         history.parent.mkdir(parents=True, exist_ok=True)
         readline.write_history_file(history)

@@ -1,4 +1,4 @@
-"""The commands about sockets, processes and values, and the screen that shows them all."""
+"""The commands for sockets, processes and values, and `status`, which shows them all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from papad.errors import Error
 
 
 def listing(call: Call, session: Session) -> int:
-    """`list`: the lines of the protocol, or with --json what `describe` knows."""
+    """Run `list`: print the lines of the protocol, or with --json the objects of `describe`."""
     kind = call.command.words[1]
     if call.flag("json"):
         return _print_json(session.client().describe(kind, *call.words))
@@ -22,14 +22,14 @@ def listing(call: Call, session: Session) -> int:
 
 
 def make_socket(call: Call, session: Session) -> int:
-    """`make socket`."""
+    """Run `make socket`."""
     name = call.words[0]
     answer = session.client().command("make", "socket", name, options=dict(call.pairs))
     return _print_json(session.client().describe("sockets", name)) if call.flag("json") else _print(call, answer)
 
 
 def make_process(call: Call, session: Session) -> int:
-    """`make process`, and `--watch` after it."""
+    """Run `make process`, and watch the process with --watch."""
     name, *command = call.words
     options = dict(call.pairs)
     watched = options.pop("watch", "0") == "1" or call.flag("watch")
@@ -48,19 +48,19 @@ def make_process(call: Call, session: Session) -> int:
 
 
 def _watch(session: Session, name: str) -> int:
-    """Show a process to its end; the status is its own, as a shell would give it."""
+    """Print the output of a process until it ends. Return its exit status as a shell reports it."""
     from papad.ctl.watch import watch
 
     try:
         code = watch(session, [name]).get(name, 1)
     except KeyboardInterrupt:
-        print(f"{safe_text(name)} runs on; to see more: papactl output -f {safe_text(name)}")
+        print(f"{safe_text(name)} keeps running; to see more: papactl output -f {safe_text(name)}")
         raise
     return 128 - code if code < 0 else min(code, 255)
 
 
 def remove(call: Call, session: Session) -> int:
-    """`remove`; a bare `*` is all there is. Of processes, it tells which run on."""
+    """Run `remove`; a bare `*` means all. For processes, report those that are still running."""
     kind = call.command.words[1]
     session.client().command("remove", kind, *call.words)
     for each in session.client().describe(kind, *call.words) if kind == "processes" else []:
@@ -72,12 +72,15 @@ def remove(call: Call, session: Session) -> int:
 
 
 def set_value(call: Call, session: Session) -> int:
-    """`set`; `-` is standard input. To clear a value by leaving it out would be too easy."""
+    """Run `set`; `-` reads standard input.
+
+    The value must be given: leaving it out would clear the value by mistake too easily.
+    """
     name, *value = call.words
     if not value:
         assigned, equals, rest = name.partition("=")
         raise Usage(
-            f"set {name} to what?",
+            f"set {name} needs a value",
             f"Did you mean: papactl set {assigned} {rest}" if equals else f"To clear it: papactl remove values {name}",
         )
     if value == ["-"]:
@@ -87,7 +90,7 @@ def set_value(call: Call, session: Session) -> int:
 
 
 def get_value(call: Call, session: Session) -> int:
-    """`get`: the value and a newline."""
+    """Run `get`: print the value and a newline."""
     found = [each for each in session.client().describe("values", call.words[0]) if each["name"] == call.words[0]]
     if not found:
         raise Error(f"there is no value {call.words[0]}; papactl list values shows them all")
@@ -95,16 +98,16 @@ def get_value(call: Call, session: Session) -> int:
 
 
 def exit_if_idle(call: Call, session: Session) -> int:
-    """`exit-if-idle`; a papad that has something to do is an error."""
+    """Run `exit-if-idle`. Raises Error if papad is not idle."""
     answer = session.client().command("exit-if-idle")
     session.drop()
     if answer.startswith("not"):
-        raise Error(f"{answer}: it holds something; papactl status shows what")
+        raise Error(f"{answer}: papad still holds something; papactl status shows what")
     return _print(call, answer)
 
 
 def describe(call: Call, session: Session) -> int:
-    """`describe`: blocks of `key: value`, as systemctl shows them, or JSON."""
+    """Run `describe`: print blocks of `key: value`, as systemctl does, or JSON."""
     kind = call.command.words[1]
     found = session.client().describe(kind, *call.words)
     if call.flag("json"):
@@ -135,7 +138,7 @@ def _readable(key: str, value: Any) -> str:
 
 
 def status(call: Call, session: Session) -> int:
-    """`status`: everything on one screen."""
+    """Run `status`: print the server, its sockets and its processes."""
     client = session.client()
     server = client.describe("server")[0]
     sockets = client.describe("sockets")
@@ -149,7 +152,7 @@ def status(call: Call, session: Session) -> int:
     if processes:
         lines += ["", *_process_lines(processes)]
     elif call.words:
-        raise Error(f"no process is called {' or '.join(call.words)}; papactl list processes shows them all")
+        raise Error(f"no process matches {' or '.join(call.words)}; papactl list processes shows them all")
     with output_stream(pager=not call.flag("no_pager")) as stream:
         stream.write("".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape"))
     return 0

@@ -1,4 +1,4 @@
-"""Times as people type them, after systemd.time(7), and as they read them."""
+"""Parses times as in systemd.time(7), and formats times and durations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MOMENT = re.compile(
 
 
 def parse(text: str, now: float | None = None) -> float:
-    """The seconds since 1970 that a text means, to the microsecond. Raises Usage."""
+    """Parse a time into seconds since 1970, with microsecond precision. Raises Usage."""
     now = time.time() if now is None else now
     text = text.strip()
     if text == "now":
@@ -70,7 +70,10 @@ def _span(text: str, whole: str) -> float:
 
 
 def _moment(text: str, now: float) -> float:
-    """A day, a time of day, or both, and perhaps a zone. Raises ValueError, OverflowError."""
+    """Parse a day, a time of day, or both, with an optional zone.
+
+    Raises ValueError, OverflowError.
+    """
     zoned = _ZONE.fullmatch(text)
     body, offset, name = zoned.groups() if zoned else (text, None, None)
     zone = _zone(offset, name)
@@ -94,13 +97,14 @@ def _moment(text: str, now: float) -> float:
             raise ValueError
     if zone:
         return date.replace(hour=hour, minute=minute).timestamp() + second
-    # Not datetime: where the end of summer time makes one time of two, the C library takes the one that systemd takes.
+    # Use the C library instead of datetime: a local time that occurs twice at the end of summer
+    # time is then resolved as in systemd.
     summer = time.tzname.index(name) if name else -1
     return time.mktime((date.year, date.month, date.day, hour, minute, 0, 0, 0, summer)) + second
 
 
 def _zone(offset: str | None, name: str | None) -> tzinfo | None:
-    """A zone by what was typed of it, None for the local one. Raises ValueError."""
+    """Return the zone for an offset or a name, None for the local one. Raises ValueError."""
     if offset == "Z" or name == "UTC":
         return UTC
     if offset:
@@ -117,12 +121,12 @@ def _zone(offset: str | None, name: str | None) -> tzinfo | None:
 
 def _wrong(text: str) -> Usage:
     return Usage(
-        f"not a time: {text!r}", "Try: '2026-11-23 17:17:20', 17:17, today, yesterday, -1h, '10 min ago', @SECONDS"
+        f"invalid time: {text!r}", "Try: '2026-11-23 17:17:20', 17:17, today, yesterday, -1h, '10 min ago', @SECONDS"
     )
 
 
 def span(seconds: float) -> str:
-    """A duration for people, in two units at most: `3 h 4 min`."""
+    """Format a duration with at most two units: `3 h 4 min`."""
     whole = max(0, int(seconds))
     parts = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
@@ -144,7 +148,7 @@ _STAMPS = {
 
 
 def stamp(timestamp: float, style: str, utc: bool) -> str:
-    """A point in time as `-o short` and its kin show it."""
+    """Format a time for `-o short` and its variants."""
     seconds, microseconds = divmod(round(timestamp * 1e6), 1_000_000)
     if style == "short-unix":
         return f"{seconds}.{microseconds:06}"

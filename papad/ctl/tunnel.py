@@ -1,6 +1,7 @@
-"""Connections to the papad of another machine: an ssh each, with `papactl stdio-bridge` at its far end.
+"""Connections to papad on another machine.
 
-The client library talks to it through a socket pair, as to any other papad.
+Each connection is an ssh that runs `papactl stdio-bridge` on the remote machine. The client library
+talks to it through a socket pair.
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ from papad.ctl.parser import Usage
 from papad.errors import Unreachable
 
 _HOST = re.compile(r"(?P<user>.*@)?(?P<name>\[.+\]|[^:\[\]]+)(?::(?P<port>\d+))?")
-# The latter two overrule what somebody has configured for sessions of a person.
+# The last two override settings that are meant for interactive sessions.
 _OPTIONS = ("-xT", "-oClearAllForwardings=yes", "-oRemoteCommand=none")
 _NO_QUESTIONS = "-oBatchMode=yes"
-_WHY = {3: "papactl over there has said why", 127: "no papactl is found there", 255: "ssh has failed"}
-"""What the exit status of an ssh tells, which is that of papactl over there unless it failed itself."""
+_WHY = {3: "papactl on that host has reported why", 127: "papactl was not found on that host", 255: "ssh failed"}
+"""The reason by exit status of ssh, which is that of the remote papactl unless ssh failed."""
 
 
 class Tunnel:
-    """Makes connections to the papad of `host`; each is an ssh. Its owner closes it, after the connections.
+    """Makes connections to papad on `host`, each through an ssh.
 
-    For one of several hosts `label` is what ssh's words begin with, and ssh asks no questions, for they would mix.
+    The owner closes the tunnel after the connections. For one of several hosts, `label` precedes
+    each message of ssh, and ssh does not prompt, because prompts of several hosts would mix.
     """
 
     def __init__(self, host: str, address: str | int | None, label: str | None = None) -> None:
         if not host or host.startswith("-"):
-            raise Usage(f"not a host: {host!r}")
+            raise Usage(f"invalid host: {host!r}")
         before, destination = _destination(host)
         before += [_NO_QUESTIONS] if label is not None else []
         self._command = ["ssh", *_OPTIONS, *before, "--", destination, _far_command(address)]
@@ -45,11 +47,11 @@ class Tunnel:
         self._begun: list[socket.socket] = []
 
     def begin(self) -> None:
-        """Begin to connect; the next `connect` takes it."""
+        """Start a connection, which the next `connect` returns."""
         self._begun.append(self._dial())
 
     def connect(self) -> socket.socket:
-        """A new connection, the caller's. What is wrong with it shows when nothing comes."""
+        """Return a new connection, which the caller owns. Failures show only when it is read."""
         return self._begun.pop() if self._begun else self._dial()
 
     def _dial(self) -> socket.socket:
@@ -64,22 +66,28 @@ class Tunnel:
         return near
 
     def _say(self, line: bytes) -> None:
-        """Say what an ssh says; once, though one after the other may try to reach a host that is gone."""
+        """Print a line of ssh's standard error, but the same line only once.
+
+        Several ssh in a row may fail to reach a host for the same reason.
+        """
         if line not in self._said and sys.stderr is not None:
             self._said.add(line)
             sys.stderr.buffer.write(self._label + line)
             sys.stderr.buffer.flush()
 
     def why(self) -> tuple[str, str]:
-        """Why the last connection has ended before anything came: in words, and what to try. ssh has said its own by then."""
+        """Return why the last connection ended before anything arrived, and a hint.
+
+        ssh has printed its own messages by then.
+        """
         status = self._running[-1].end()
-        hint = "" if status == 3 else f"Does this work: {self._simpler}"
+        hint = "" if status == 3 else f"Check whether this works: {self._simpler}"
         if status == 255 and _NO_QUESTIONS in self._command:
-            hint += "\nWith several -H, ssh asks no questions: for no password, and about no host key"
-        return _WHY.get(status, f"papactl over there has ended with status {status}"), hint
+            hint += "\nWith several -H, ssh does not prompt for a password or about a host key"
+        return _WHY.get(status, f"papactl on that host exited with status {status}"), hint
 
     def close(self, at_once: bool = False) -> None:
-        """Wait for each ssh to end, as it does with its connection."""
+        """Wait for each ssh to exit, which it does when its connection is closed."""
         for near in self._begun:
             near.close()
         for ssh in self._running:
@@ -87,13 +95,15 @@ class Tunnel:
 
 
 class _Ssh:
-    """An ssh that runs, its standard input and output at `fd`, which stays the caller's."""
+    """A running ssh with `fd` as its standard input and output. The caller still owns `fd`."""
 
     def __init__(self, command: list[str], fd: int, say: Callable[[bytes], None]) -> None:
-        # Somebody's Ctrl-C is papactl's business: papactl's shell goes on after it, on the same connection.
+        # ssh ignores Ctrl-C; papactl handles it. papactl shell continues after it on the same
+        # connection.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            # Not our own standard error: ssh would make it non-blocking, and after `2>&1` our standard output, too.
+            # ssh must not get our own standard error: it would make it non-blocking, and with
+            # `2>&1` our standard output as well.
             self.popen = subprocess.Popen(command, stdin=fd, stdout=fd, stderr=subprocess.PIPE)
         finally:
             signal.signal(signal.SIGINT, handler)
@@ -104,21 +114,21 @@ class _Ssh:
         assert self.popen.stderr is not None
         with suppress(OSError), self.popen.stderr as lines:
             for line in lines:
-                say(line.rstrip(b"\r\n") + b"\n")  # ssh's own end with both
+                say(line.rstrip(b"\r\n") + b"\n")  # ssh's own messages end with \r\n
 
     def end(self, seconds: float = 2) -> int:
-        """Wait for its end, and end it after so many seconds; its exit status."""
+        """Wait for ssh to exit, terminate it after `seconds`, and return its exit status."""
         try:
             self.popen.wait(seconds)
         except subprocess.TimeoutExpired:
             self.popen.terminate()
             self.popen.wait()
-        self._thread.join(1)  # not for ever: one that it leaves behind (ControlPersist) may hold the pipe
+        self._thread.join(1)  # with a limit: a process it leaves (ControlPersist) may hold the pipe
         return self.popen.returncode
 
 
 def _destination(host: str) -> tuple[list[str], str]:
-    """ssh's words for [USER@]HOST[:PORT]. What looks otherwise is ssh's to understand: ::1, ssh://HOST."""
+    """Return ssh's words for [USER@]HOST[:PORT]. Other forms (::1, ssh://HOST) go to ssh as is."""
     found = _HOST.fullmatch(host)
     if not found:
         return [], host

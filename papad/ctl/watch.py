@@ -1,4 +1,4 @@
-"""`papactl watch`: prints output and acknowledges it. Only what has been printed is ever acknowledged."""
+"""`papactl watch`: prints output, then acknowledges it. It never acknowledges unprinted output."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from papad.protocol.watching import WatchBatch
 
 
 def run(call: Call, session: Session) -> int:
-    """Watch until nothing is left."""
+    """Run `watch` until nothing is left to watch."""
     if call.flag("json"):
-        raise Usage("watch has no --json; papactl output -f --json consumes nothing")
+        raise Usage("watch has no --json; use papactl output -f --json, which consumes nothing")
     words = call.words[1:] if len(call.words) > 1 and call.words[0] == "processes" else call.words
     watch(session, words, look_of(call, session, call.text("output") or "short"))
     return 0
 
 
 def watch(session: Session, patterns: list[str], look: Look | None = None) -> dict[str, int]:
-    """Print what the processes write, and how they end, over restarts of papad; returns their exit codes."""
+    """Print the output of processes and how they end, across restarts of papad.
+
+    Return their exit codes by name.
+    """
     source = _Source(session.client())
     session.keep()
     printer = _Printer(look or Look(), sys.stdout.buffer)
@@ -46,12 +49,12 @@ def watch(session: Session, patterns: list[str], look: Look | None = None) -> di
     finally:
         printer.end_line()
         if watcher is not None and watcher.connection is not None:
-            watcher.connection.close()  # a batch that was not printed will come again
+            watcher.connection.close()  # a batch that was not printed is delivered again
         source.close()
 
 
 class _Source:
-    """Where the watcher has its connections from."""
+    """Provides the connections of the watcher."""
 
     def __init__(self, client: Client) -> None:
         self.first = client
@@ -59,15 +62,15 @@ class _Source:
         self._beside: Client | None = None
 
     def another(self) -> Client:
-        """A new connection, once papad answers."""
+        """Return a new connection once papad answers."""
         return connect(self.first.address)
 
     def list_processes(self) -> dict[str, dict[str, Any]]:
-        """All processes, by name."""
+        """Return all processes by name."""
         return {each["name"]: each for each in self.describe([])}
 
     def describe(self, patterns: list[str]) -> list[dict[str, Any]]:
-        """Those that match, over a connection besides that of the watch."""
+        """Describe the processes that match, on a connection separate from that of the watch."""
         while True:
             if self._beside is None or not self._beside.fresh:
                 self._beside = self.another()
@@ -79,28 +82,32 @@ class _Source:
                 self._beside.close()
 
     def close(self) -> None:
-        """Let go of what is not the watcher's."""
+        """Close all connections that are left."""
         for client in (self.first, self.connection, self._beside):
             if client is not None:
                 client.close()
 
 
 class _Printer:
-    """Prints at once all that a batch holds, the beginning of a line too: what is acknowledged has been seen."""
+    """Prints each batch completely, including incomplete lines, before it is acknowledged."""
 
     def __init__(self, look: Look, stream: BinaryIO) -> None:
         self._look = look
         self._stream = stream
-        self._open: tuple[str, str] | None = None  # name and kind of the line that has not ended
+        self._open: tuple[str, str] | None = None  # name and kind of the incomplete line
         self._positions: dict[str, int] = {}
 
     def begin(self, name: str, acknowledged: int, position: int) -> None:
-        """A process of which the output from `position` on will come; tell what is missing before it."""
+        """Start a process whose output begins at `position`, and report missing bytes before it."""
         self._positions[name] = position
         self._lost(name, position - acknowledged, time.time())
 
     def print(self, batch: WatchBatch, captured: dict[str, int]) -> None:
-        """Print a batch; of a process that ends in it, how much was captured tells how much of that has never come."""
+        """Print a batch.
+
+        `captured` is the number of captured bytes of the processes that end in it; the difference
+        to the bytes that were delivered is reported as lost.
+        """
         for line in _in_order(batch):
             if line.kind == "closed":
                 position = self._positions.pop(line.name, 0)
@@ -133,7 +140,7 @@ class _Printer:
         return bool(text)
 
     def end_line(self) -> None:
-        """Begin a new line unless we stand at the beginning of one."""
+        """End the current line if it is incomplete."""
         if self._open is not None:
             self._open = None
             self._stream.write(b"\n")
@@ -141,7 +148,7 @@ class _Printer:
 
 
 def _in_order(batch: WatchBatch) -> Iterator[Line]:
-    """The records by time; an end comes after all output of the same instant."""
+    """Yield the records by time. `closed` follows all output of the same instant."""
     records = [
         (item.timestamp, n, kind, item)
         for n, kind in enumerate(("out", "err", "closed"))

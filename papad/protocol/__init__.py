@@ -1,5 +1,6 @@
-"""The protocol, without I/O: how lines are made and read, for the daemon and for both clients.
+"""The protocol, without I/O: encoding and parsing for the daemon and both clients.
 
-wire: lines, words, frames of the server's side. requests: what each command looks like, and how its answer is read.
-responses: answers, batches and frames taken out of what arrives. May import only papad.errors.
+wire: lines, words, replies and records. requests: the line of each command and the parser of its
+answer. responses: extracts answers, batches and frames from received bytes. reading, watching: how
+reading and watching continue after a restart of papad. May import only papad.errors.
 """

@@ -1,4 +1,4 @@
-"""Reading captured output: which part of it, and how far it has come, so that it can go on after a restart of papad."""
+"""Reading captured output: what to read, and the positions reached, to resume after a restart."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from papad.protocol.responses import Frame
 
 
 class Selection(TypedDict, total=False):
-    """Which part of the captured output to read; times in seconds since 1970."""
+    """Which part of the captured output to read. Times are in seconds since 1970."""
 
     last: int | None
-    """Only the newest so many records, of all processes together."""
+    """Read only this many of the newest pieces of output, over all processes together."""
     bytes: int | None
-    """Only the newest so many bytes, of all processes together."""
+    """Read only this many of the newest bytes, over all processes together."""
     since: float | None
     until: float | None
     stream: str | None
-    """Only `out`, or only `err`."""
+    """Read only `out` or only `err`."""
     after: Mapping[int, int] | None
-    """Process id to the position from which on to read it."""
+    """Process id to the position to start reading at."""
     before: Mapping[int, int] | None
-    """Process id to the position up to which to read it."""
+    """Process id to the position to stop reading at."""
 
 
 class Reading:
-    """What to read of the captured output, and how far it has come, so that it can go on after a restart of papad."""
+    """What to read of the captured output, and the positions reached.
+
+    This is enough to resume after a restart of papad.
+    """
 
     def __init__(
         self, patterns: tuple[object, ...] = (), *, follow: bool = False, **selection: Unpack[Selection]
@@ -39,32 +42,36 @@ class Reading:
         self.patterns = patterns
         self.follow = follow
         self.positions = dict(selection.get("after") or {})
-        """Process id to the position up to which its output was taken."""
+        """Process id to the position that the reading has reached."""
         self.begun = False
         self._selection = selection
         self._closed: set[int] = set()
 
     @property
     def _partial(self) -> bool:
-        """Whether it begins with the newest of what there is."""
+        """Whether the reading starts with only the newest of the existing output."""
         return (self._selection.get("last"), self._selection.get("bytes")) != (None, None)
 
     @property
     def atomic(self) -> bool:
-        """Whether it has to be read in one go: the newest of all cannot be continued after a restart."""
+        """Whether the frames must be read in one go.
+
+        A reading of only the newest output cannot resume in the middle after a restart.
+        """
         return self._partial and not self.follow
 
     @property
     def inquiry(self) -> Request[list[dict[str, Any]]] | None:
-        """What `locate` must be told before a line is sent, if anything.
+        """The request whose answer `locate` needs before a line is sent, or None.
 
-        Where only the newest is wanted, to tell later what is old from what is new; and to go on, to forget processes that are gone.
+        A follower of only the newest output needs it to tell old output from new. A reading that
+        resumes needs it to forget processes that no longer exist.
         """
         needed = self.begun or (self.follow and self._partial)
         return describe("processes", *self.patterns) if needed else None
 
     def locate(self, described: Iterable[Mapping[str, Any]]) -> None:
-        """Take note of which processes there are."""
+        """Record which processes exist, and how much of each has been captured."""
         captured = {each["id"]: each["captured"] for each in described}
         if self.begun:
             self.positions = {id: position for id, position in self.positions.items() if id in captured}
@@ -73,7 +80,7 @@ class Reading:
             self._start = {id: at for id, at in captured.items() if id not in self.positions}
 
     def line(self) -> bytes:
-        """The command that reads it, or the rest of it."""
+        """Return the command line that reads the selected output, or the rest of it."""
         left_out = {"after", "before", *(("last", "bytes") if self.begun else ())}
         options: dict[str, object] = {name: value for name, value in self._selection.items() if name not in left_out}
         words: list[Word] = ["output", *option_words(options | {"follow": 1 if self.follow else None})]
@@ -85,7 +92,7 @@ class Reading:
         return line(words + pattern_words(self.patterns))
 
     def take(self, frame: Frame) -> bool:
-        """Count a frame as taken. False for one that says again what was said before."""
+        """Mark a frame as read. Return False if it repeats an earlier `closed` frame."""
         if frame.kind == "closed":
             if frame.id in self._closed:
                 return False

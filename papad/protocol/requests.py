@@ -1,7 +1,8 @@
-"""What clients send, and how they understand the answers, without any I/O: one `Request` for each command.
+"""Commands as clients send them, and the parsers of their answers: one `Request` for each command.
 
-Both clients, the blocking one and that for asyncio, are thin layers over these. Words go out exactly (wire.exact_line), so
-blanks, newlines, quotes and bytes that are not UTF-8 arrive as they are.
+This module does no I/O. The blocking and the asyncio client are thin layers over it. Words are sent
+as exact lines (wire.exact_line), so spaces, newlines, quotes and bytes that are not valid UTF-8
+arrive unchanged.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ Made = TypeVar("Made", covariant=True)
 Watching = TypeVar("Watching", covariant=True)
 F = TypeVar("F", bound=Callable[..., object])
 Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-"""What is accepted as a word: text, bytes, paths. Numbers and whatever else str() knows are tolerated."""
+"""What is accepted as a word: text, bytes or a path. Other values are converted by str()."""
 Word = str | tuple[str, str]
 PIPE, STDOUT, DEVNULL = -1, -2, -3
-"""As in subprocess, which takes long to import."""
+"""The values of the subprocess module, which is slow to import."""
 
 _FAMILIES = {int(family): family.name[3:].lower() for family in socket.AddressFamily if family}
 _TYPES = {int(kind): kind.name[5:].lower() for kind in socket.SocketKind}
@@ -47,17 +48,24 @@ _PROCESS = re.compile(
 
 @dataclass(frozen=True)
 class Request(Generic[T]):
-    """One command: its line, what its answer means, and whether it may be sent again when nobody knows if it was obeyed."""
+    """One command: its line, the parser of its answer, and whether it may be sent twice.
+
+    If the answer is lost, the client cannot know whether papad executed the command. It then sends
+    a `repeatable` command again.
+    """
 
     line: bytes
     parse: Callable[[str], T]
     repeatable: bool = True
     watched: tuple[object, ...] = ()
-    """The patterns, if it begins to watch."""
+    """The patterns to watch, if the command starts a watch."""
 
 
 def as_method(method: F, request: Callable[..., object], name: str = "") -> F:
-    """`method` as help() and IDEs are to see it: documented like the request, with its parameters after `self`."""
+    """Give `method` the name, docstring and signature of `request`, for help() and IDEs.
+
+    The parameters of `request` follow `self`.
+    """
     assert isinstance(method, FunctionType)
     assert isinstance(request, FunctionType)
     method.__name__ = name or request.__name__
@@ -71,14 +79,17 @@ def as_method(method: F, request: Callable[..., object], name: str = "") -> F:
 
 
 def text(value: object) -> str:
-    """A word as text; bytes that are not UTF-8 become lone surrogates, as os.fsdecode does it."""
+    """Convert a word to text; invalid UTF-8 becomes lone surrogates, as with os.fsdecode."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def line(words: Iterable[Word]) -> bytes:
-    """The exact line for words and options. Raises Error where there is nothing to send, or no way to."""
+    """Encode words and options as an exact line.
+
+    Raises Error if all words are empty or if a word cannot be encoded.
+    """
     words = list(words)
     if not any(words):
         raise Error("no command")
@@ -89,7 +100,7 @@ def line(words: Iterable[Word]) -> bytes:
 
 
 def list_sockets(*patterns: object) -> Request[dict[str, dict[str, Any]]]:
-    """Name to options of those that match."""
+    """Return the options of the sockets that match, by name."""
     return Request(_about("list", "sockets", patterns), lambda answer: dict(map(_socket_of, _lines(answer))))
 
 
@@ -105,7 +116,7 @@ def make_socket(
     interface: Text | None = None,
     reuseport: bool | None = None,
 ) -> Request[dict[str, Any]]:
-    """Make a socket, or get the one that is there with the same options."""
+    """Make a socket, or return the existing one if it has the same options."""
     options: dict[str, object] = {"backlog": backlog}
     if family is not None:
         options["family"] = _known(_FAMILIES, family, "socket family")
@@ -113,7 +124,7 @@ def make_socket(
         options["type"] = _known(_TYPES, socket_type, "socket type")
     if path:
         if not text(path).startswith("/") or text(path).endswith("/"):
-            raise Error(f"A socket's path must be absolute and that of a file, not {text(path)!r}")
+            raise Error(f"A socket's path must be absolute and name a file, not {text(path)!r}")
         options |= {"path": path, "umask": umask}
     else:
         options |= {"host": host, "port": port, "interface": interface, "reuseport": 1 if reuseport else None}
@@ -122,12 +133,12 @@ def make_socket(
 
 
 def remove_sockets(*patterns: object) -> Request[bool]:
-    """Close those that match; none given means all."""
+    """Close and remove the sockets that match; without patterns, all of them."""
     return Request(_about("remove", "sockets", patterns), _true, repeatable=False)
 
 
 def list_values(*patterns: object) -> Request[dict[str, str]]:
-    """Name to value of those that match."""
+    """Return the values that match, by name."""
     return Request(
         _about("describe", "values", patterns),
         lambda answer: {each["name"]: each["value"] for each in map(json.loads, _lines(answer))},
@@ -135,26 +146,26 @@ def list_values(*patterns: object) -> Request[dict[str, str]]:
 
 
 def set_value(name: Text, value: object = None) -> Request[None]:
-    """Set a value; none, or an empty one, clears it."""
+    """Set a value. An empty value or None removes it."""
     words = ["set", _named("Value", name)]
-    if value:  # as ever: what is false clears
+    if value:  # as in the original client, any false value removes it
         words.append(text(value))
     return Request(line(words), lambda answer: None)
 
 
 def get_value(name: Text) -> Request[str | None]:
-    """A value, None where there is none."""
+    """Return a value, or None if it does not exist."""
     every = list_values(_named("Value", name))
     return Request(every.line, lambda answer: every.parse(answer).get(text(name)))
 
 
 def remove_values(*patterns: object) -> Request[bool]:
-    """Clear those that match."""
+    """Remove the values that match."""
     return Request(_about("remove", "values", patterns), _true)
 
 
 def list_processes(*patterns: object) -> Request[dict[str, dict[str, Any]]]:
-    """Name to pid and so on of those that match."""
+    """Return the pid and other properties of the processes that match, by name."""
     return Request(_about("list", "processes", patterns), lambda answer: dict(map(_process_of, _lines(answer))))
 
 
@@ -176,7 +187,7 @@ def make_process(
     listen: Iterable[Text] | None = None,
     journal: bool | None = None,
 ) -> Request[dict[str, Any]]:
-    """Start a process, or get the one that is there and was made the same way."""
+    """Start a process, or return the existing one if it was made with the same options."""
     options: dict[str, object] = {"working_dir": working_dir, "uid": uid, "gid": gid, "bufsize": bufsize}
     options |= {"watch": 1 if watch_immediately else None, "shell": 1 if shell else None}
     options |= {"journal": 1 if journal else None, "listen": ",".join(map(text, listen)) if listen else None}
@@ -193,7 +204,10 @@ def make_process(
 
 
 class MakeProcess(Protocol[Made, Watching]):
-    """`make_process` as a method: whether it gives what was made or a watcher is told by `watch_immediately`."""
+    """`make_process` as a method.
+
+    It returns a watcher if `watch_immediately` is set, otherwise the process.
+    """
 
     @overload
     def __call__(
@@ -260,22 +274,25 @@ class MakeProcess(Protocol[Made, Watching]):
 
 
 def remove_processes(*patterns: object) -> Request[bool]:
-    """Stop recording those that match; none given means all."""
+    """Remove the processes that match; without patterns, all of them.
+
+    They keep running. Their output is discarded, and papad forgets them when they exit.
+    """
     return Request(_about("remove", "processes", patterns), _true, repeatable=False)
 
 
 def watch_processes(*patterns: object) -> bytes:
-    """The line that begins to watch."""
+    """Return the line that starts a watch."""
     return _about("watch", "processes", patterns)
 
 
 def exit_if_idle() -> Request[bool]:
-    """Whether papad leaves now because it holds nothing."""
+    """Let papad exit if it is idle. Return whether it does."""
     return Request(line(["exit-if-idle"]), lambda answer: answer.startswith("Exiting"), repeatable=False)
 
 
 def describe(kind: str, *patterns: object) -> Request[list[dict[str, Any]]]:
-    """Everything known about sockets, processes, values, or the server."""
+    """Return everything known about `sockets`, `processes`, `values` or the `server`."""
     return Request(_about("describe", kind, patterns), lambda answer: [json.loads(each) for each in _lines(answer)])
 
 
@@ -329,14 +346,14 @@ def _lines(answer: str) -> list[str]:
 
 
 def _socket_of(answer: str) -> tuple[str, dict[str, Any]]:
-    """The name and the options of a line about a socket."""
+    """Parse a line about a socket into its name and options."""
     options = _fields(_SOCKET, answer)
     name = options.pop("name")
     return name, options | {key: int(options[key]) for key in ("backlog", "port", "fileno") if key in options}
 
 
 def _process_of(answer: str) -> tuple[str, dict[str, Any]]:
-    """The name and the rest of a line about a process."""
+    """Parse a line about a process into its name and other fields."""
     fields = _fields(_PROCESS, answer)
     name = fields.pop("name")
     fields |= {"pid": int(fields["pid"]), "running": fields["running"] == "True", "started": float(fields["started"])}
@@ -346,5 +363,5 @@ def _process_of(answer: str) -> tuple[str, dict[str, Any]]:
 def _fields(pattern: re.Pattern[str], answer: str) -> dict[str, Any]:
     found = pattern.fullmatch(answer)
     if found is None:
-        raise Error(f"papad sent a line that this client does not understand: {answer!r}")
+        raise Error(f"papad sent a line that this client cannot parse: {answer!r}")
     return {key: value for key, value in found.groupdict().items() if value is not None}

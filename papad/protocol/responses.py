@@ -1,7 +1,7 @@
-"""What papad sends, taken apart without any I/O: answers, the batches of a watch, the frames of output.
+"""Parses what papad sends: answers, batches of a watch, frames of output.
 
-Both clients, the blocking one and that for asyncio, feed what they receive to an `Incoming`, and take from it what is complete.
-The opposite, what clients send, is in requests.py.
+This module does no I/O. The blocking and the asyncio client feed what they receive to an
+`Incoming`, and take complete items from it. What clients send is in requests.py.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from papad.errors import ConnectionLost, Error
 from papad.protocol import wire
 
 _ANSWER_END = b"\n" + wire.PROMPT
-_LAST_WORDS = (b"ok\n", b"Exiting")  # answers after which papad ends the connection, with no prompt
+_LAST_WORDS = (b"ok\n", b"Exiting")  # after these papad closes the connection without a prompt
 
 
 Data = TypeVar("Data", bytes, int)
 
 
 class ProcessOutput(NamedTuple, Generic[Data]):
-    """What one process wrote, or in `closed` the code that it ended with, and when."""
+    """A piece of output of one process, or in `closed` its exit code, with the time."""
 
     name: str
     timestamp: float
@@ -28,10 +28,11 @@ class ProcessOutput(NamedTuple, Generic[Data]):
 
 
 class Frame(NamedTuple):
-    """One piece of output as `output` reads it.
+    """One piece of output, as the command `output` delivers it.
 
-    `data` is bytes for `out` and `err`, the number of missing bytes for `lost`, the exit code for `closed`. `position` counts the bytes
-    that the process `id` had written before; for `lost` those before the first that is not missing.
+    `data` is bytes for `out` and `err`, the number of missing bytes for `lost`, and the exit code
+    for `closed`. `position` is the number of bytes that the process `id` had written before this
+    frame; for `lost`, before the first byte that is not missing.
     """
 
     kind: Literal["out", "err", "lost", "closed"]
@@ -43,17 +44,17 @@ class Frame(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The position after it."""
+        """The position after this frame."""
         return self.position + (len(self.data) if isinstance(self.data, bytes) else 0)
 
 
 DONE: Final = Frame("closed", "", 0.0, 0, -1, -1)
-"""What follows the last frame; by identity."""
+"""Returned after the last frame; compare with `is`."""
 
 
 @dataclass
 class Batch:
-    """What a watcher gets at once, by kind; `final` is papad's last line about this watch."""
+    """One batch of records, by kind. `final` is papad's last line about this watch."""
 
     out: list[ProcessOutput[bytes]] = field(default_factory=list)
     err: list[ProcessOutput[bytes]] = field(default_factory=list)
@@ -62,7 +63,10 @@ class Batch:
 
 
 class Incoming:
-    """Bytes received and not yet taken. Each method gives None until all that it takes is there."""
+    """Received bytes that have not been parsed.
+
+    Each method that takes an item returns None until the item is complete.
+    """
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -72,16 +76,19 @@ class Incoming:
         return len(self._data)
 
     def feed(self, data: bytes) -> None:
-        """Add what was received. Empty means that the other end has closed: raises ConnectionLost unless an answer is complete."""
+        """Add received bytes. Empty `data` means that the peer has closed the connection.
+
+        In that case, raises ConnectionLost unless the bytes so far are a complete last answer.
+        """
         if data:
             self._data += data
         elif self._data.startswith(_LAST_WORDS) and self._data.endswith(b"\n"):
             self._data += wire.PROMPT
         else:
-            raise ConnectionLost("papad ended the connection")
+            raise ConnectionLost("papad closed the connection")
 
     def answer(self) -> str | None:
-        """The answer to a command. Raises Error with what papad says if it is one."""
+        """Take the answer to a command. Raises Error with papad's message if it is an error."""
         if not self._data.endswith(_ANSWER_END):
             return None
         text = self._data.decode("utf-8", "surrogateescape").removesuffix("> ").removesuffix("\n")
@@ -91,14 +98,14 @@ class Incoming:
         return text
 
     def line(self) -> str | None:
-        """The first line of an answer that goes on otherwise. Raises Error like `answer`."""
+        """Take the first line of an answer that starts a watch. Raises Error like `answer`."""
         if self._data.startswith(b"Error: "):
             return self.answer()
         line = self._take_line()
         return None if line is None else line.decode("utf-8", "surrogateescape")
 
     def batch(self) -> Batch | None:
-        """The next batch of a watch."""
+        """Take the next batch of a watch."""
         while not self._data.startswith(wire.BATCH_END):
             end = self._data.find(b"\n")
             if end < 0:
@@ -117,7 +124,7 @@ class Incoming:
         return self._taken_batch()
 
     def frame(self) -> Frame | None:
-        """The next frame of output, or DONE after the last."""
+        """Take the next frame of output, or DONE after the last one."""
         if self._data.startswith(b"Error: "):
             self.answer()
             return None
@@ -131,12 +138,12 @@ class Incoming:
         kind, _, rest = self._data[:end].decode("utf-8", "surrogateescape").partition(":")
         name, timestamp, number, id, position = rest.rsplit(":", 4)
         if kind not in ("out", "err", "lost", "closed"):
-            raise Error(f'papad sent a frame of a kind that this client does not know: "{kind}"')
+            raise Error(f'papad sent a frame of unknown kind: "{kind}"')
         data = self._item(kind, end, int(number))
         return None if data is None else Frame(kind, name, float(timestamp), data, int(id), int(position))  # type: ignore[arg-type]
 
     def _item(self, kind: str, end: int, number: int) -> bytes | int | None:
-        """The bytes after a line that ends at `end`, or the number in it; takes both."""
+        """Take a line that ends at `end`; return the bytes that follow it, or its number."""
         if kind not in ("out", "err"):
             del self._data[: end + 1]
             return number
@@ -168,13 +175,16 @@ class Incoming:
 
 
 class Handed:
-    """What a watcher has handed out and papad may not know to be acknowledged; after a restart of papad it may come again."""
+    """The last batch that a watcher handed out.
+
+    papad may not have received its acknowledgement, and then sends it again after a restart.
+    """
 
     def __init__(self) -> None:
         self._items: dict[str, list[tuple[str, ProcessOutput[Any]]]] = {}
 
     def note(self, batch: Batch) -> None:
-        """This batch is handed out. That it came means that the one before was acknowledged."""
+        """Remember a batch that is handed out. Its arrival shows that the last was acknowledged."""
         self._items.clear()
         for kind in ("out", "err", "closed"):
             for item in getattr(batch, kind):
@@ -183,9 +193,10 @@ class Handed:
             items.sort(key=lambda each: each[1].timestamp)
 
     def strip(self, batch: Batch) -> None:
-        """Take from the first batch after a restart what was handed out before.
+        """Remove from the first batch after a restart what was handed out before.
 
-        For each process papad begins either with the first record of the batch that was handed out, or after its last.
+        For each process, papad starts either with the first record of the batch that was handed
+        out, or after its last record.
         """
         for kind in ("out", "err", "closed"):
             items: list[ProcessOutput[Any]] = getattr(batch, kind)
@@ -193,7 +204,10 @@ class Handed:
         self._items.clear()
 
     def _rest(self, kind: str, item: ProcessOutput[Any]) -> ProcessOutput[Any] | None:
-        """What of a record is new. More may have been added at its end, and its beginning may have been overwritten."""
+        """Return the new part of a record, or None.
+
+        The record may have grown at its end, and its beginning may have been overwritten.
+        """
         for position, (other, old) in enumerate(self._items.get(item.name, ())):
             if other != kind or old.timestamp != item.timestamp:
                 continue

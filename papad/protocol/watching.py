@@ -1,4 +1,4 @@
-"""Watching processes: what is handed out of the batches that come, so that a watch can go on after a restart of papad."""
+"""Watching processes: drops duplicate records, so that a watch can continue after a restart."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from papad.protocol.responses import Batch, Handed, ProcessOutput
 
 
 class WatchBatch(NamedTuple):
-    """What Watcher.read gives."""
+    """One batch, as Watcher.read returns it."""
 
     out: list[ProcessOutput[bytes]]
     err: list[ProcessOutput[bytes]]
@@ -17,19 +17,19 @@ class WatchBatch(NamedTuple):
 
 
 class Watched:
-    """What is watched, without any I/O: shared by the watchers of both clients."""
+    """The state of a watch, without I/O. The watchers of both clients share it."""
 
     def __init__(self, patterns: tuple[object, ...]) -> None:
         self.exit_code: dict[str, int] = {}
         self.unacknowledged = False
-        """Whether a batch was handed out and no acknowledgement was sent."""
+        """Whether a batch was handed out and its acknowledgement not yet sent."""
         self.handed = Handed()
         self.again = False
         """Whether the next batch is the first after a restart of papad."""
         self._patterns = [each for each in patterns if each is not None] or ["*"]
 
     def take(self, batch: Batch) -> WatchBatch | None:
-        """A batch that came, as it is to be handed out; None at the end of the watch."""
+        """Return the part of a received batch to hand out, or None at the end of the watch."""
         complete = Batch(batch.out[:], batch.err[:], batch.closed[:])
         if self.again:
             self.handed.strip(batch)
@@ -41,6 +41,6 @@ class Watched:
         return None if batch.final is not None else WatchBatch(batch.out, batch.err, batch.closed)
 
     def left(self, listed: dict[str, dict[str, Any]]) -> list[object]:
-        """The patterns that make sense after a restart of papad, when these processes are there."""
+        """Return the patterns to watch again after a restart, given the processes that exist."""
         known = {*listed, *(str(each["pid"]) for each in listed.values())}
         return [each for each in self._patterns if requests.text(each).endswith("*") or requests.text(each) in known]

@@ -1,7 +1,8 @@
-"""The bytes of the protocol, both ways, without any I/O.
+"""Encodes and decodes the bytes of the protocol, in both directions, without I/O.
 
-Everything that knows how a line, a word, a reply or a watch record looks lives here, and both ends use it: the kernel to
-read commands and write replies, the client for the opposite. docs/protocol.md is this file in prose.
+The format of lines, words, replies and watch records is defined here and nowhere else. The daemon
+reads commands and writes replies with it; clients do the opposite. docs/protocol.md describes this
+file in prose.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ NOTHING_LEFT = "Nothing left to watch"
 STOPPED = "Stopped watching"
 
 MAX_LINE = 4 * 1024 * 1024
-"""Bytes in one command line. A line with the 2 MiB that an environment may have on Linux fits, quoting included."""
+"""The limit of a command line, in bytes.
+
+The largest environment that Linux allows (2 MiB) fits into one line, quoting included.
+"""
 
 _UNSAFE = re.compile(rb"[\x00-\x20%=\x7f]")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -27,11 +31,11 @@ _HTTP_OR_TLS = re.compile(rb"\x16\x03|[A-Za-z]+ [^\n]* HTTP/\d|(?i:host|content-
 
 
 class LineTooLong(Exception):
-    """A line ran past the limit; what follows it is understood again."""
+    """A line exceeded the limit. Parsing resumes with the next line."""
 
 
 class LineReader:
-    """Cuts a byte stream into lines, whatever pieces it comes in, and holds no more than `limit` bytes of one."""
+    """Splits a byte stream into lines. It buffers at most `limit` bytes of one line."""
 
     def __init__(self, limit: int = MAX_LINE) -> None:
         self.limit = limit
@@ -40,7 +44,10 @@ class LineReader:
         self._skipping = False
 
     def feed(self, data: bytes) -> list[bytes | LineTooLong]:
-        """The lines that `data` completes, without their newlines; a LineTooLong in the place of one over the limit."""
+        """Return the lines that `data` completes, without their newlines.
+
+        A line over the limit is replaced by a LineTooLong.
+        """
         *ends, rest = data.split(b"\n")
         lines: list[bytes | LineTooLong] = []
         for end in ends:
@@ -64,17 +71,23 @@ class LineReader:
 
 
 def looks_like_http(line: bytes) -> bool:
-    """Whether a connection's first line is that of a browser (or of TLS), for example a cross-protocol request."""
+    """Return whether the first line of a connection looks like HTTP or TLS.
+
+    Such a line comes, for example, from a cross-protocol request of a browser.
+    """
     return _HTTP_OR_TLS.match(line) is not None
 
 
 def decode(line: bytes) -> str:
-    """A line as text: UTF-8, what is not UTF-8 replaced, blanks at both ends gone."""
+    """Decode a line as UTF-8, replace invalid bytes, and strip whitespace at both ends."""
     return line.decode("utf-8", "replace").strip()
 
 
 def split_words(line: str) -> list[str]:
-    r"""The words of a line. They end at single spaces; a piece ending in `\` is joined to the next with one space."""
+    r"""Split a line into words at single spaces.
+
+    A piece that ends in `\` is joined to the next one with a space in place of the `\`.
+    """
     words: list[str] = []
     joined = ""
     for piece in line.split(" "):
@@ -89,19 +102,28 @@ def split_words(line: str) -> list[str]:
 
 
 class ExactWord(str):
-    """A word of an exact line. `option` is its name and value if it was written as one: an encoded `=` makes none."""
+    """A word of an exact line. `option` is its name and value if the word contained a literal `=`.
+
+    An encoded `=` does not make a word an option.
+    """
 
     __slots__ = ("option",)
     option: tuple[str, str] | None
 
 
 def exact_words(line: bytes) -> list[str]:
-    """The words of an exact line, which begins with `%`: percent-encoded, with single spaces between. Raises Error."""
+    """Split an exact line, which begins with `%`, into words. Raises Error.
+
+    The words are percent-encoded and separated by single spaces.
+    """
     return [_exact_word(piece) for piece in line[1:].split(b" ") if piece]
 
 
 def exact_line(words: Iterable[str | tuple[str, str]]) -> bytes:
-    """An exact line for the words; a tuple is an option. Lone surrogates stand for bytes that are not UTF-8 (os.fsdecode)."""
+    """Encode words as an exact line. A tuple is an option.
+
+    Lone surrogates stand for bytes that are not valid UTF-8, as with os.fsdecode.
+    """
     pieces = [_encode(w) or b"%" if isinstance(w, str) else _encode(w[0]) + b"=" + _encode(w[1]) for w in words]
     return b"%" + b" ".join(pieces) + b"\n"
 
@@ -126,9 +148,10 @@ def _unquote(piece: bytes) -> str:
 
 
 def split_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
-    """The leading `name=value` words as a dict, and the words from the first without `=` on.
+    """Split words into the leading `name=value` options and the rest.
 
-    A value in double quotes loses them: so a client protects one that ends in a backslash.
+    The rest begins with the first word without `=`. Double quotes around a value are removed;
+    clients use them to protect a value that ends in a backslash.
     """
     options: dict[str, str] = {}
     for used, word in enumerate(words):
@@ -147,25 +170,32 @@ def split_options(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def join_words(words: Iterable[str]) -> bytes:
-    r"""A command line for the words: spaces and newlines become `\ `, empty words are dropped, as the original does."""
+    r"""Encode words as a command line.
+
+    Spaces and newlines become `\ `, and empty words are dropped, as in the original client.
+    """
     return " ".join(w.replace(" ", "\\ ").replace("\n", "\\ ") for w in words if w).encode() + b"\n"
 
 
 def reply(text: str) -> bytes:
-    """The answer to a command: its text, a newline if it lacks one, the prompt."""
+    """Encode the answer to a command: its text, a newline if the text lacks one, the prompt."""
     return (text if text.endswith("\n") else text + "\n").encode("utf-8", "surrogateescape") + PROMPT
 
 
 def error(message: str) -> bytes:
-    """The answer to a command that failed: always one line."""
+    """Encode the answer to a command that failed. It is always one line."""
     return reply("Error: " + message.replace("\n", " "))
 
 
 def output_record(stream: str, name: str, timestamp: float, data: bytes) -> bytes:
-    """One piece of output (`stream` is `out` or `err`) as a watcher gets it."""
+    """Encode a record of output for a watch; `stream` is `out` or `err`."""
     return f"{stream}:{name}:{timestamp}:{len(data)}\n".encode() + data + b"\n"
 
 
 def closed_record(name: str, timestamp: float, code: int) -> bytes:
-    """The end of a process as a watcher gets it; `code` is 0 to 255, or minus the number of the signal."""
+    """Encode the `closed` record of a process for a watch.
+
+    `code` is the exit code (0 to 255), the negated number of the signal that killed the process, or
+    256 if the exit code is unknown.
+    """
     return f"closed:{name}:{timestamp}:{code}\n".encode()

@@ -87,7 +87,7 @@ def test_it_is_detached_from_whoever_started_it(
 
 
 def test_it_is_not_started_where_that_was_ruled_out(address: int | str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with no_new_fds(), pytest.raises(Unreachable, match=r"in 0\.3 seconds: nobody answers"):
+    with no_new_fds(), pytest.raises(Unreachable, match=r"in 0\.3 seconds: papad does not answer"):
         Papa(address, 0.3, autostart=False)
     monkeypatch.setattr(Papa, "spawned", True)
     with pytest.raises(Unreachable):

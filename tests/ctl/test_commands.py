@@ -32,7 +32,7 @@ def test_every_socket_option(ctl: Papactl, tmp_path: Path) -> None:
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
     assert "umask: 0077\n" in ctl.out("describe", "sockets", "u")
     assert ctl("make", "socket", "v", "--path", path, "--umask", "9").err.startswith(
-        "papactl: error: --umask is an octal"
+        "papactl: error: --umask must be an octal"
     )
     made = ctl.out("make", "socket", "i", "--host", "127.0.0.2", "--reuseport", "--type", "stream")
     assert "host=127.0.0.2" in made
@@ -76,7 +76,7 @@ def test_values_from_standard_input_and_no_value_by_mistake(ctl: Papactl) -> Non
     assert ctl.out("get", "v") == text + "\n"
     for words, hint in ((["v"], "To clear it: papactl remove values v"), (["v=5"], "Did you mean: papactl set v 5")):
         done = ctl("set", *words, stdin="lost")
-        assert done == (2, "", f"papactl: error: set {words[0]} to what?\n{hint}\n")
+        assert done == (2, "", f"papactl: error: set {words[0]} needs a value\n{hint}\n")
     assert ctl.out("get", "v") == text + "\n"
     ctl.out("set", "v", "")
     assert ctl("get", "v") == (1, "", "papactl: there is no value v; papactl list values shows them all\n")
@@ -241,7 +241,7 @@ def test_an_interrupted_watch_says_that_the_process_runs_on(ctl: Papactl) -> Non
     with ctl.running("make", "process", "p", "-w", "/bin/sh", "-c", "echo hi; sleep 600") as popen:
         line_of(popen)
         assert line_of(popen).endswith("hi")
-        assert interrupted(popen) == (130, b"p runs on; to see more: papactl output -f p\n", b"")
+        assert interrupted(popen) == (130, b"p keeps running; to see more: papactl output -f p\n", b"")
 
 
 def test_a_process_that_is_removed_runs_on(ctl: Papactl) -> None:
@@ -258,7 +258,7 @@ def test_errors_of_papad_are_1(ctl: Papactl) -> None:
     assert ctl("make", "socket", "x", "backlog=many").status == 1
     ctl.out("make", "socket", "x")
     done = ctl("exit-if-idle")
-    assert (done.status, done.err) == (1, "papactl: not idle: it holds something; papactl status shows what\n")
+    assert (done.status, done.err) == (1, "papactl: not idle: papad still holds something; papactl status shows what\n")
 
 
 @pytest.mark.parametrize("words", [("set", ""), ("get", ""), ("make", "socket", ""), ("watch", "")])

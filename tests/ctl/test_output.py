@@ -245,10 +245,10 @@ def test_follow_since(ctl: Papactl) -> None:
 
 def test_wrong_options(ctl: Papactl) -> None:
     for words, message in (
-        (("-f", "-r"), "--reverse or --follow, not both"),
+        (("-f", "-r"), "use either --reverse or --follow, not both"),
         (("-n-5",), "--lines must be"),
-        (("-g", "("), "--grep: not a regular expression"),
-        (("-S", "soon"), "not a time: 'soon'"),
+        (("-g", "("), "--grep: invalid regular expression"),
+        (("-S", "soon"), "invalid time: 'soon'"),
         (("-o", "verbose"), "--output must be one of: short, "),
         (("--stream", "both"), "--stream must be one of: out, err"),
     ):

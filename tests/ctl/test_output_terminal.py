@@ -49,7 +49,7 @@ def test_a_pager_that_is_not_there_is_an_error(ctl: Papactl) -> None:
     ctl.runs("p", "seq 100000")
     status, text = Terminal("output", "p", PAGER="no-such-pager", **ctl.env).rest()
     assert status == 1
-    assert text.endswith("papactl: there is no pager 'no-such-pager'; --no-pager does without\n")
+    assert text.endswith("papactl: cannot find the pager 'no-such-pager'; --no-pager prints without one\n")
 
 
 @needs_less

@@ -107,7 +107,7 @@ def test_the_same_command_on_another_machine(far: Far) -> None:
     assert far("output", "p", "-o", "cat", "-H", "root@two").status == 3
     assert far("-Htwo", "set", "v", "a\nb  c") == (0, "", "")
     assert far("--host=two", "get", "v") == (0, "a\nb  c\n", "")
-    assert "at the papad of two\n" in far("-H", "two", "status").out
+    assert "at the papad on two\n" in far("-H", "two", "status").out
     assert far("-H", "one", "remove", "sockets", "nothing") == (1, "", "papactl: nothing not found\n")
 
 
@@ -133,8 +133,8 @@ def test_a_host_may_come_with_user_and_port(far: Far) -> None:
         options = "-xT -oClearAllForwardings=yes -oRemoteCommand=none"
         assert log.read_text() == f"{options} {words} papactl --port 20202 stdio-bridge\n"
     for host in ("", "-oProxyCommand=false"):
-        assert far("-H", host, "get", "v") == (2, "", f"papactl: error: not a host: {host!r}\n")
-        assert far("-H", "one", "-H", host, "get", "v") == (2, "", f"papactl: error: not a host: {host!r}\n")
+        assert far("-H", host, "get", "v") == (2, "", f"papactl: error: invalid host: {host!r}\n")
+        assert far("-H", "one", "-H", host, "get", "v") == (2, "", f"papactl: error: invalid host: {host!r}\n")
 
 
 def test_several_hosts_one_after_the_other_lines_prefixed(far: Far) -> None:
@@ -153,7 +153,7 @@ def test_what_is_for_one_host_only_is_refused(far: Far) -> None:
     for words in (("output", "-f", "-o", "export"), ("shell",)):
         done = far("-H", "one", "-H", "two", *words)
         assert (done.status, done.out) == (2, "")
-        assert done.err == f"papactl: error: {words[0]} like this is for one host only\n"
+        assert done.err == f"papactl: error: {words[0]} in this form works with one host only\n"
 
 
 def test_output_of_several_hosts_is_merged_by_time(far: Far) -> None:
@@ -196,7 +196,7 @@ def test_output_shows_what_the_hosts_have_that_answer(far: Far) -> None:
     assert (done.status, done.out) == (3, "")
     done = far("-H", "one", "-H", "two", "output", "--since", "soon")
     assert (done.status, done.out) == (2, "")
-    assert done.err.startswith("papactl: error: not a time")
+    assert done.err.startswith("papactl: error: invalid time")
     assert far(*BOTH, "m.*", "-g", "nothing like that").status == 1
 
 
@@ -266,8 +266,8 @@ def test_what_goes_wrong_over_there_is_said(far: Far) -> None:
     assert done == (
         3,
         "",
-        "ssh: no route\npapactl: cannot talk to the papad of unreachable: ssh has failed\n"
-        "Does this work: ssh unreachable papactl status\n",
+        "ssh: no route\npapactl: cannot talk to the papad on unreachable: ssh failed\n"
+        "Check whether this works: ssh unreachable papactl status\n",
     )
     done = far("-H", "nobody", "status")
     assert done.status == 3
@@ -322,5 +322,5 @@ def test_without_ssh(tmp_path: Path) -> None:
     assert done == (
         3,
         "",
-        "papactl: cannot connect to the papad of one: cannot run ssh: No such file or directory\n",
+        "papactl: cannot connect to the papad on one: cannot run ssh: No such file or directory\n",
     )

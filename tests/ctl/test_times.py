@@ -97,7 +97,7 @@ def test_times_are_understood(text: str, seconds: float) -> None:
     ],
 )
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(Usage, match="not a time") as caught:
+    with pytest.raises(Usage, match="invalid time") as caught:
         parse(text, NOW)
     assert "yesterday" in caught.value.hint
 

@@ -25,17 +25,17 @@ $ papactl list things
 papactl: error: cannot list 'things'; list what? sockets, processes or values
 
 $ papactl s release 1
-papactl: error: s: status, set or shell?
+papactl: error: ambiguous command s: status, set or shell?
 
 $ papactl describe s
-papactl: error: describe s: sockets or server?
+papactl: error: ambiguous command describe s: sockets or server?
 
 $ papactl make process x
-papactl: error: make process: say a name, then the command to run
+papactl: error: make process needs a name, then the command to run
 Try: papactl make process sleeper -- /bin/sleep 60
 
 $ papactl make process
-papactl: error: make process: say a name, then the command to run
+papactl: error: make process needs a name, then the command to run
 Try: papactl make process sleeper -- /bin/sleep 60
 
 $ papactl make process x --env FOO -- /bin/true
@@ -44,12 +44,12 @@ papactl: error: --env needs a name and a value: --env NAME=VALUE
 $ papactl make process x --nonsense -- /bin/true
 papactl: error: unknown option --nonsense
 papactl help make process lists its options
-What belongs to the command to run comes after --
+Put the command to run, with its own options, after --
 
 $ papactl make process x --user alice -- /bin/true
 papactl: error: unknown option --user
 Did you mean: --uid
-What belongs to the command to run comes after --
+Put the command to run, with its own options, after --
 
 $ papactl make socket x --prot 80
 papactl: error: unknown option --prot
@@ -57,20 +57,20 @@ Did you mean: --port
 
 $ papactl output -u web.1
 papactl: error: unknown option -u
-Processes are named without an option: papactl output NAME
+Name processes without an option: papactl output NAME
 
 $ papactl list sockets -q
 papactl: error: unknown option -q
 
 $ papactl make socket x --path /run/x --umask 89
-papactl: error: --umask is an octal number, like 077, not '89'
+papactl: error: --umask must be an octal number such as 077, not '89'
 
 $ papactl make socket
 papactl: error: a socket needs a name
 Try: papactl make socket web --port 8080
 
 $ papactl make socket web 8080
-papactl: error: make socket: one word too many: '8080'
+papactl: error: make socket: unexpected argument: '8080'
 papactl make socket NAME [OPTION...]
 
 $ papactl make value release 1
@@ -78,20 +78,20 @@ papactl: error: cannot make 'value'; make what? socket or process
 Did you mean: papactl set NAME VALUE
 
 $ papactl remove sockets
-papactl: error: say which sockets to remove; '*' means all
+papactl: error: name the sockets to remove; '*' means all
 Try: papactl remove sockets web
 
 $ papactl watch
-papactl: error: say which processes to watch; '*' means all
+papactl: error: name the processes to watch; '*' means all
 Try: papactl watch 'web.*'
 
 $ papactl get
-papactl: error: get what? Say the name of a value
+papactl: error: get needs the name of a value
 Try: papactl get release
 
 $ papactl stop web
 papactl: error: unknown command 'stop'
-papad never stops or signals a process. papactl list processes shows its pid; kill does the rest
+papad never stops or signals a process. Find its pid with papactl list processes, and use kill
 
 $ papactl start web
 papactl: error: unknown command 'start'
@@ -123,15 +123,15 @@ papactl: error: unknown command 'exit'
 papactl exits after each command; quit works only in papactl shell. papactl exit-if-idle ends papad
 
 $ papactl set release
-papactl: error: set release to what?
+papactl: error: set release needs a value
 To clear it: papactl remove values release
 
 $ papactl set release=5
-papactl: error: set release=5 to what?
+papactl: error: set release=5 needs a value
 Did you mean: papactl set release 5
 
 $ papactl watch x --json
-papactl: error: watch has no --json; papactl output -f --json consumes nothing
+papactl: error: watch has no --json; use papactl output -f --json, which consumes nothing
 
 $ papactl logs -f
 papactl: error: unknown command 'logs'
@@ -139,7 +139,7 @@ Did you mean: papactl output
 
 $ papactl -n 5 output
 papactl: error: unknown option -n
-Options of a command come after it. papactl help lists the commands
+Put the options of a command after it. papactl help lists the commands
 
 $ papactl frobnicate
 papactl: error: unknown command 'frobnicate'
@@ -149,16 +149,16 @@ $ papactl --port x list sockets
 papactl: error: --port must be a number from 1 to 65535, not 'x'
 
 $ papactl --port 1 --socket /x list sockets
-papactl: error: --socket or --port, not both
+papactl: error: use either --socket or --port, not both
 
 $ papactl completion tcsh
-papactl: error: completion for which shell? bash, zsh or fish, not 'tcsh'
+papactl: error: completion needs a shell: bash, zsh or fish, not 'tcsh'
 
 $ papactl output --lines=few
 papactl: error: --lines must be a number or all, not 'few'
 
 $ papactl -H -oProxyCommand=x status
-papactl: error: not a host: '-oProxyCommand=x'
+papactl: error: invalid host: '-oProxyCommand=x'
 """
 
 TURNS = [turn.partition("\n") for turn in TRANSCRIPT.strip().split("\n\n")]
@@ -188,17 +188,20 @@ def test_a_missing_double_dash_is_no_mistake(ctl: Papactl) -> None:
 def test_a_variable_as_a_shell_would_have_it(ctl: Papactl) -> None:
     done = ctl("make", "process", "x", "FOO=1", "/bin/true")
     assert done.status == 1
-    assert done.err.endswith("\nA variable of the environment is given like this: --env FOO=VALUE\n")
+    assert done.err.endswith("\nTo set an environment variable: --env FOO=VALUE\n")
 
 
 def test_no_papad_at_the_given_place(tmp_path: Path) -> None:
     path = tmp_path / "none"
     said = f"papactl: cannot connect to papad at {path}: No such file or directory\n"
-    hint = "Without --socket and --port, papactl looks for it by itself\n"
+    hint = "Without --socket and --port, papactl searches for papad\n"
     assert papactl("--socket", str(path), "status") == (3, "", said + hint)
     done = papactl("status", PAPAD_SOCKET=str(path))
     assert done.status == 3
-    assert done.err == said.replace(": No", " ($PAPAD_SOCKET): No") + "Unset PAPAD_SOCKET to have papactl look for it\n"
+    assert (
+        done.err
+        == said.replace(": No", " ($PAPAD_SOCKET): No") + "Unset PAPAD_SOCKET to let papactl search for papad\n"
+    )
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -221,10 +224,10 @@ def test_no_papad_anywhere(tmp_path: Path) -> None:
         3,
         "",
         "papactl: cannot connect to papad at 127.0.0.1:20202 (the default): Connection refused\n"
-        "Looked for it at: $PAPAD_SOCKET, which is not set\n"
-        f"    {tmp_path}/papad.sock, not there\n"
-        "    /run/papad/papad.sock, not there\n"
-        "    127.0.0.1:20202, where nobody listens\n"
+        "Searched for papad at: $PAPAD_SOCKET, which is not set\n"
+        f"    {tmp_path}/papad.sock, does not exist\n"
+        "    /run/papad/papad.sock, does not exist\n"
+        "    127.0.0.1:20202, where nothing listens\n"
         "To start it: sudo systemctl enable --now papad.socket\n",
     )
 
@@ -235,7 +238,7 @@ def test_a_dead_socket_of_ones_own_is_named(tmp_path: Path) -> None:
     done = papactl("status", XDG_RUNTIME_DIR=str(tmp_path))
     assert done.status == 3
     assert f"papad at {tmp_path}/papad.sock (your own): Connection refused\n" in done.err
-    assert f"    {tmp_path}/papad.sock, this one\n" in done.err
+    assert f"    {tmp_path}/papad.sock, the one tried\n" in done.err
 
 
 def test_something_else_at_the_port() -> None:

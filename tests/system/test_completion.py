@@ -216,7 +216,7 @@ def test_candidates_are_shown_with_what_they_mean(machine: Machine, things: Papa
     for typed, shown in (
         ("", ("describe", "sockets, processes, values", "exit-if-idle", "get", "Print a named value", "watch")),
         ("list ", ("processes", "List processes", "sockets", "values")),
-        ("output --", ("--follow", "go on with what is written from now on", "--port", "--since")),
+        ("output --", ("--follow", "keep showing new output as it is written", "--port", "--since")),
         ("output -", ("--follow", "-f", "-H", "-o")),
         ("output -o", ("cat", "export", "json", "short-iso", "short-precise")),
         ("output web", ("web.1", "web:2")),

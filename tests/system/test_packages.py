@@ -116,7 +116,7 @@ def test_the_client_library_needs_nothing_but_python(fresh: Machine) -> None:
     script = "import papad, papad.aio; papad.Papa, papad.aio.Papa; papad.Papa('/run/none.sock')"
     done = fresh.run("/usr/bin/python3", "-c", script, check=False)
     assert done.stderr.splitlines()[-1] == (
-        "papad.errors.Error: papad cannot be started here: it needs Python's systemd and pyroute2; "
+        "papad.errors.Error: cannot start papad: it needs the Python modules systemd and pyroute2; "
         "on Debian, apt-get install papad"
     )
     assert fresh.run("papactl", "status", check=False).returncode == 127  # that is in papad

@@ -135,7 +135,7 @@ def test_every_command_does_over_there_what_it_does_here(one: Papad) -> None:
             here.stdout.replace("PAPAD_NAME=", "_HOSTNAME=one\nPAPAD_NAME=") if "export" in command else here.stdout
         )
         assert (there.returncode, there.stdout, there.stderr) == (here.returncode, expected, here.stderr), command
-    assert "at the papad of one\n" in out("papactl", "-H", "one", "status")
+    assert "at the papad on one\n" in out("papactl", "-H", "one", "status")
     assert out("papactl", "-H", "one", "watch", "job", "-o", "cat") == "b  c\nno"
     assert out("papactl", "-H", "one", "list", "processes") == ""
     watched = out("papactl", "-H", "one", "make", "process", "w", "-w", "--", "/bin/echo", "hi").splitlines()
@@ -193,7 +193,7 @@ def test_members_are_let_in_and_others_are_told_what_to_do(one: Papad) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     assert first == "papactl: no permission to talk to papad at /run/papad/papad.sock (the system's)"
     assert "sudo adduser $USER papad" in done.stderr
-    assert last == "papactl: cannot talk to the papad of stranger: papactl over there has said why"
+    assert last == "papactl: cannot talk to the papad on stranger: papactl on that host has reported why"
     done = one.machine.run("papactl", "-H", "stranger", "--port", "20202", "get", "a", check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("papactl: no permission to talk to papad at 127.0.0.1:20202\n")
@@ -275,8 +275,8 @@ def test_what_ssh_cannot_do_is_said_at_once(one: Papad) -> None:
     ):
         done = machine.run("setsid", "--wait", "papactl", "-H", host, "status", check=False, seconds=20)
         assert (done.returncode, done.stdout) == (3, "")
-        assert f"{said}\npapactl: cannot talk to the papad of {host}: ssh has failed\n" in done.stderr
-        assert done.stderr.endswith(f"\nDoes this work: {tried} papactl status\n")
+        assert f"{said}\npapactl: cannot talk to the papad on {host}: ssh failed\n" in done.stderr
+        assert done.stderr.endswith(f"\nCheck whether this works: {tried} papactl status\n")
 
 
 def test_a_host_without_papactl(one: Papad) -> None:
@@ -288,7 +288,8 @@ def test_a_host_without_papactl(one: Papad) -> None:
         machine.run("mv", "/run/papactl", "/usr/bin/papactl")
     assert (done.returncode, done.stdout) == (3, "")
     said = (
-        "papactl: cannot talk to the papad of one: no papactl is found there\nDoes this work: ssh one papactl status\n"
+        "papactl: cannot talk to the papad on one: papactl was not found on that host\n"
+        "Check whether this works: ssh one papactl status\n"
     )
     assert done.stderr.endswith(f"papactl: command not found\n{said}")
 
@@ -298,7 +299,7 @@ def test_a_password_is_asked_for_at_a_terminal(one: Papad, two: Papad) -> None:
     terminal = MachineTerminal(one.machine, "-H", "password", "status")
     terminal.until(prompt)
     terminal.type("secret\n")
-    terminal.until("at the papad of password")
+    terminal.until("at the papad on password")
     assert terminal.rest()[0] == 0
     terminal = MachineTerminal(one.machine, "-H", "password", "status")
     terminal.until(prompt)
@@ -307,7 +308,7 @@ def test_a_password_is_asked_for_at_a_terminal(one: Papad, two: Papad) -> None:
     status, said = MachineTerminal(one.machine, "-H", "one", "-H", "password", "get", "v").rest()
     assert status == 3
     assert f"password: {USER}@127.0.0.1: Permission denied (publickey,password).\n" in said
-    assert "With several -H, ssh asks no questions" in said
+    assert "With several -H, ssh does not prompt" in said
 
 
 def test_settings_of_somebodys_ssh_for_sessions_do_no_harm(one: Papad) -> None:

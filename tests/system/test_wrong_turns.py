@@ -11,12 +11,12 @@ from tests.system.papad import Papad
 TRANSCRIPT = """
 $ papactl make process x -- nosuch --flag
 papactl: Bad command - [Errno 2] No such file or directory: 'nosuch'
-After make process comes a name, then the command; it is looked for in the PATH of --env, or else in /bin and /usr/bin
+make process takes a name, then the command. papad looks it up in the PATH of --env, or else in /bin and /usr/bin
 [1]
 
 $ papactl make process sleep 5
 papactl: Bad command - [Errno 2] No such file or directory: '5'
-After make process comes a name, then the command; it is looked for in the PATH of --env, or else in /bin and /usr/bin
+make process takes a name, then the command. papad looks it up in the PATH of --env, or else in /bin and /usr/bin
 [1]
 
 $ papactl make process x -u nobody-of-that-name -- /bin/true
@@ -34,17 +34,17 @@ papactl: working_dir must be an absolute path, not "relative"
 
 $ papactl make process x --rlimit nofile=many -- /bin/true
 papactl: The rlimit value for "nofile" must be an integer, not "many"
-A number, or infinity; where soft and hard shall differ, prlimit(1) can lower the soft one
+Use a number or infinity. To set soft and hard limits apart, lower the soft one with prlimit(1)
 [1]
 
 $ papactl make process x --rlimit files=1 -- /bin/true
 papactl: Unknown rlimit "files"
-It is one of those of setrlimit(2), in lower case: nofile, nproc, core, as, cpu, data, fsize, memlock, stack ...
+Use a name from setrlimit(2), in lower case: nofile, nproc, core, as, cpu, data, fsize, memlock, stack ...
 [1]
 
 $ papactl make process x FOO=1 -- /bin/true
 papactl: Unknown option "FOO". Type "papactl help make process"
-A variable of the environment is given like this: --env FOO=VALUE
+To set an environment variable: --env FOO=VALUE
 [1]
 
 $ papactl make process x --listen web -- /bin/true
@@ -67,7 +67,7 @@ web family=inet type=stream backlog=5 host=127.0.0.1 port=8080 fileno=64
 
 $ papactl make socket other --port 8080
 papactl: Bind failed on 127.0.0.1:8080: [Errno 98] Address already in use
-ss -ltnp shows who has it. A process that has inherited a removed socket keeps it until it ends
+ss -ltnp shows which process uses it. A process that has inherited a removed socket keeps it until it exits
 [1]
 
 $ papactl make socket web --port 8081
@@ -79,14 +79,14 @@ holder pid=N running=True started=N args=/bin/sleep 600
 
 $ papactl make process holder -- /bin/sleep 601
 papactl: Process for holder has already been created - holder pid=N running=True started=N args=/bin/sleep 600
-Its name is free again when it has ended and was watched to its end, or removed: papactl remove processes holder
+The name is free once the process has ended and was watched to its end, or is removed: papactl remove processes holder
 [1]
 
 $ papactl remove sockets web
 
 $ papactl make socket web --port 8080 --backlog 100
 papactl: Bind failed on 127.0.0.1:8080: [Errno 98] Address already in use
-ss -ltnp shows who has it. A process that has inherited a removed socket keeps it until it ends
+ss -ltnp shows which process uses it. A process that has inherited a removed socket keeps it until it exits
 [1]
 
 $ papactl remove processes holder
@@ -101,7 +101,7 @@ papactl: nosuch not found
 [1]
 
 $ papactl status nosuch
-papactl: no process is called nosuch; papactl list processes shows them all
+papactl: no process matches nosuch; papactl list processes shows them all
 [1]
 
 $ papactl get nosuch
@@ -111,7 +111,7 @@ papactl: there is no value nosuch; papactl list values shows them all
 $ papactl set release 5
 
 $ papactl set release
-papactl: error: set release to what?
+papactl: error: set release needs a value
 To clear it: papactl remove values release
 [2]
 
@@ -120,11 +120,11 @@ $ papactl get release
 
 $ papactl remove values '*'
 papactl: You cannot remove all variables
-Say which values, or how their names begin: papactl remove values 'release*'
+Name the values, or give a prefix of their names: papactl remove values 'release*'
 [1]
 
 $ papactl exit-if-idle
-papactl: not idle: it holds something; papactl status shows what
+papactl: not idle: papad still holds something; papactl status shows what
 [1]
 
 $ papactl e

@@ -39,7 +39,7 @@ def test_answers_that_end_a_session_are_answers(papad: Daemon) -> None:
 
 
 def test_where_nobody_answers_it_says_so(tmp_path: Path) -> None:
-    with no_new_fds(), pytest.raises(Unreachable, match=r"nobody answers at .*nothing"):
+    with no_new_fds(), pytest.raises(Unreachable, match=r"papad does not answer at .*nothing"):
         Client(str(tmp_path / "nothing"))
 
 
