@@ -162,3 +162,22 @@ def test_without_control_sockets_papad_opens_none_of_its_own_and_holds_on(machin
 def test_who_comes_as_papad_leaves_idle_is_answered_by_the_next(machine: Machine, papad: Papad) -> None:
     """And not by the one that is leaving, which would forget it."""
     assert machine.run("/usr/bin/python3", f"{TOOLS}/leaving.py", "100", seconds=120).stdout == "0\n"
+
+
+def test_the_control_sockets_stay_however_often_papad_leaves_at_once(machine: Machine, papad: Papad) -> None:
+    """Whoever has connected waits, and is answered once papad can stay."""
+    drop_in = "/etc/systemd/system/papad.service.d/test.conf"
+    machine.write(drop_in, '[Service]\nExecStart=\nExecStart=/bin/sh -c "echo >> /run/leaves; exit 75"\n')
+    papad.systemctl("daemon-reload")
+    with machine.running("/usr/bin/python3", f"{TOOLS}/talk.py", UNIX, "set late 1", "get late") as client:
+        try:
+            wait_until(
+                lambda: int(machine.out("sh", "-c", "cat /run/leaves | wc -l")) > 40 or client.poll() is not None,
+                "papad has left 40 times, or the client was dropped",
+            )
+        finally:
+            machine.run("rm", drop_in, "/run/leaves")
+            papad.systemctl("daemon-reload")
+        assert client.stdout is not None
+        assert client.stdout.read().strip() == '["", "1"]'
+    assert papad.show("ActiveState", "papad.socket") == "active"
