@@ -81,8 +81,6 @@ FILES = Candidate("\tfiles")
 
 def script(call: Call, session: object = None) -> int:
     """Run `completion`: print the script to source or to install for a shell."""
-    if call.words[0] not in SCRIPTS:
-        raise Usage(f"completion needs a shell: bash, zsh or fish, not {call.words[0]!r}")
     sys.stdout.write(SCRIPTS[call.words[0]])
     return 0
 
@@ -249,10 +247,10 @@ class _State:
             return [FILES]
         if command.most is not None and len(self.words) >= command.most:
             return []
-        if self.words and "NAME" in command.usage:
-            return []  # after the name comes the value
-        if command.run == "completion:script":
-            return [Candidate(shell) for shell in SCRIPTS]
+        if self.words and command.completes_first:
+            return []
+        if command.choices:
+            return [Candidate(each) for each in command.choices]
         return _commands(self.words) if command.completes == "commands" else self._names(command.completes)
 
     def _values(self, option: Option) -> list[Candidate]:

@@ -5,7 +5,7 @@ To add a command, declare it here, and put its function into a module of this pa
 
 from __future__ import annotations
 
-from papad.ctl.parser import Command, Option
+from papad.ctl.parser import Command, Hosts, Option
 
 COMMON = (
     Option("socket", "talk to papad at this Unix socket", metavar="PATH", completes="files"),
@@ -78,11 +78,11 @@ _PROCESS_OPTIONS = (
         completes="sockets",
     ),
     Option("journal", "also forward each line to the journal", protocol="journal"),
-    Option("watch", "print and acknowledge its output until it ends; exit with its exit status", "w"),
+    Option("watch", "print and acknowledge its output until it ends; exit with its exit status", "w", live=True),
 )
 
 _OUTPUT_OPTIONS = (
-    Option("follow", "keep showing new output as it is written", "f"),
+    Option("follow", "keep showing new output as it is written", "f", live=True),
     Option("lines", "show only the newest N lines (default for N and with -f: 10)", "n", "N|+N|all", optional="10"),
     Option("since", "show lines from this time on", "S", "TIME"),
     Option("until", "show lines up to this time", "U", "TIME"),
@@ -142,10 +142,10 @@ COMMANDS = (
         "Create a socket to be used by processes",
         "It listens at once, and across restarts of papad. Options may also be written as in the protocol (port=8080).",
         _SOCKET_OPTIONS,
-        1,
-        1,
-        "a socket needs a name",
-        "make socket web --port 8080",
+        least=1,
+        most=1,
+        missing="a socket needs a name",
+        example="make socket web --port 8080",
         pairs=True,
     ),
     Command(
@@ -156,10 +156,10 @@ COMMANDS = (
         "Its environment is exactly what --env sets. $(socket.NAME.fileno) and $(socket.NAME.port) are replaced in arguments, not in\n"
         "--env; quote them for your shell. Options may also be written as in the protocol (uid=www-data).",
         _PROCESS_OPTIONS,
-        2,
-        None,
-        "make process needs a name, then the command to run",
-        "make process sleeper -- /bin/sleep 60",
+        least=2,
+        most=None,
+        missing="make process needs a name, then the command to run",
+        example="make process sleeper -- /bin/sleep 60",
         pairs=True,
         tail=True,
     ),
@@ -210,6 +210,7 @@ COMMANDS = (
         missing="set needs a name and a value",
         example="set release 2026-11-23",
         completes="values",
+        completes_first=True,
     ),
     Command(
         ("get",),
@@ -231,6 +232,7 @@ COMMANDS = (
         _OUTPUT_OPTIONS,
         most=None,
         completes="processes",
+        hosts=Hosts.MERGE,
     ),
     Command(
         ("watch",),
@@ -248,6 +250,7 @@ COMMANDS = (
         missing="name the processes to watch; '*' means all",
         example="watch 'web.*'",
         completes="processes",
+        live=True,
     ),
     Command(
         ("describe", "sockets"),
@@ -287,6 +290,8 @@ COMMANDS = (
         "shell",
         "Run commands at a prompt, with history and completion",
         "Type the commands of papactl without the word papactl. quit or Ctrl-D exits.",
+        in_shell=False,
+        hosts=Hosts.REFUSE,
     ),
     Command(
         ("help",),
@@ -296,6 +301,7 @@ COMMANDS = (
         most=None,
         example="help make process",
         completes="commands",
+        offline=True,
     ),
     Command(
         ("completion",),
@@ -306,8 +312,17 @@ COMMANDS = (
         most=1,
         missing="completion needs a shell: bash, zsh or fish",
         example="completion bash",
+        choices=("bash", "zsh", "fish"),
+        offline=True,
     ),
-    Command(("stdio-bridge",), "remote:bridge", "stdio-bridge", "Run by -H on the remote machine", hidden=True),
+    Command(
+        ("stdio-bridge",),
+        "remote:bridge",
+        "stdio-bridge",
+        "Run by -H on the remote machine",
+        hidden=True,
+        in_shell=False,
+    ),
     Command(
         ("complete-words",),
         "completion:candidates",

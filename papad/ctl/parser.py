@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from enum import Enum
 from typing import NamedTuple
 
 from papad.ctl.advice import for_option, for_word
@@ -23,6 +24,14 @@ class Usage(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class Hosts(Enum):
+    """What a command does when it is given several hosts."""
+
+    EACH = "it runs once for each"
+    MERGE = "it merges their output by time, unless it is live"
+    REFUSE = "it takes only one"
 
 
 class Option(NamedTuple):
@@ -38,6 +47,7 @@ class Option(NamedTuple):
     protocol: str = ""  # the option of the protocol it sets, or a prefix such as `env.`
     completes: str = ""  # sockets, processes, values or files: what to complete
     octal: bool = False  # typed in octal, as in umask(1); the protocol uses decimal
+    live: bool = False  # with it, a command prints output as it comes
 
     @property
     def key(self) -> str:
@@ -56,12 +66,18 @@ class Command(NamedTuple):
     least: int = 0
     most: int | None = 0
     missing: str = ""  # the error if there are fewer than `least` words
+    choices: tuple[str, ...] = ()  # what its words may be
     example: str = ""
     pairs: bool = False  # takes `name=value` words after its first word
     tail: bool = False  # words are not parsed from its second word on
-    completes: str = ""
+    completes: str = ""  # sockets, processes, values or commands: what its words are
+    completes_first: bool = False  # only its first word is one of these
     hidden: bool = False
     in_full: bool = False  # cannot be abbreviated
+    offline: bool = False  # needs no papad
+    in_shell: bool = True  # may be given in `papactl shell`
+    hosts: Hosts = Hosts.EACH
+    live: bool = False  # prints output as it comes
 
     @property
     def name(self) -> str:
@@ -89,11 +105,18 @@ class Call(NamedTuple):
     def flag(self, key: str) -> bool:
         return key in self.options
 
+    @property
+    def live(self) -> bool:
+        """Whether it prints output as it comes."""
+        given = {*self.options, *(name for name, value in self.pairs if value == "1")}
+        return self.command.live or any(each.live and each.key in given for each in self.command.options)
+
 
 def parse(argv: list[str], commands: tuple[Command, ...], common: tuple[Option, ...]) -> Call:
     """Parse a command line without the name of the program. Raises Usage.
 
-    The caller handles `--version` and `--help`. With one of these, the command may be missing.
+    `--help` makes it a call of `help`. The caller handles `--version`. With one of these, the
+    command may be missing.
     """
     return _Parse(list(argv), commands, common).call()
 
@@ -118,10 +141,13 @@ class _Parse:
                 self._option(word)
             else:
                 self._word(word)
-        if self.command is None:
-            self.command = self._unfinished()
-        if "help" not in self.options:
-            self._check()
+        if "help" in self.options or (self.command is None and "version" in self.options):
+            self._ask_for_help()
+        elif self.command is None:
+            raise self._unfinished()
+        else:
+            self._check(self.command)
+        assert self.command is not None
         return Call(self.command, self.options, self.words, self.pairs)
 
     def _take_rest(self) -> None:
@@ -223,26 +249,31 @@ class _Parse:
             hint = f"papactl help {self.command.name} lists its options"
         return hint + ("\nPut the command to run, with its own options, after --" if self.command.tail else "")
 
-    def _unfinished(self) -> Command:
-        if "help" in self.options or "version" in self.options:
-            self.words = self.typed
-            return find(["help"], self.commands) or self.commands[0]
+    def _ask_for_help(self) -> None:
+        asks = find(["help"], self.commands)
+        if self.command is not asks:
+            self.words = [*self.command.words] if self.command else self.typed
+            self.command = asks
+
+    def _unfinished(self) -> Usage:
+        """Return what to say of a command line without a whole command."""
         if not self.typed:
-            raise Usage("no command", "\n".join(["Commands:", *summaries(self.commands)]))
+            return Usage("no command", "\n".join(["Commands:", *summaries(self.commands)]))
         choices = [each for each in self.commands if each.words[0] == self.typed[0] or _begins(each, self.typed[0])]
         group = choices[0].words[0]
         seconds = _either(list(dict.fromkeys(each.words[1] for each in choices)))
-        raise Usage(f"{group} what? {seconds}", "\n".join(f"    papactl {each.usage}" for each in choices))
+        return Usage(f"{group} what? {seconds}", "\n".join(f"    papactl {each.usage}" for each in choices))
 
-    def _check(self) -> None:
-        command = self.command
-        assert command is not None
+    def _check(self, command: Command) -> None:
         if len(self.words) < command.least:
-            text = command.missing.format(*(self.words or ["NAME"]))
-            raise Usage(text, f"Try: papactl {command.example}" if command.example else f"papactl {command.usage}")
+            raise Usage(
+                command.missing, f"Try: papactl {command.example}" if command.example else f"papactl {command.usage}"
+            )
         if command.most is not None and len(self.words) > command.most:
             extra = self.words[command.most]
             raise Usage(f"{command.name}: unexpected argument: {extra!r}", f"papactl {command.usage}")
+        if command.choices and (wrong := next((each for each in self.words if each not in command.choices), None)):
+            raise Usage(f"{command.missing}, not {wrong!r}")
 
 
 def _from_octal(option: Option, value: str) -> str:

@@ -17,7 +17,7 @@ from typing import IO
 from papad.ctl.connect import ONLY_HOST, CannotConnect, Session
 from papad.ctl.lines import Line, newest_lines, oldest_lines
 from papad.ctl.output import count_of, lines_of, look_of, newest_first, show, style_of
-from papad.ctl.parser import Call, Usage
+from papad.ctl.parser import Call, Hosts, Usage
 from papad.ctl.render import safe
 from papad.errors import Error
 from papad.protocol.wire import WELCOME
@@ -59,12 +59,11 @@ def on_each(argv: list[str], call: Call) -> int:
     Return the highest exit status.
     """
     sessions = [Session(call.text("socket"), call.text("port"), host, label=f"{host}: ") for host in call.texts("host")]
-    if call.command.words == ("output",) and not call.flag("follow"):
+    if call.command.hosts is Hosts.MERGE and not call.live:
         return _merged(call, sessions)
-    if call.command.words == ("shell",) or call.text("output") == "export":
+    if call.command.hosts is Hosts.REFUSE or call.text("output") == "export":
         raise Usage(f"{call.command.name} in this form works with one host only")
-    watching = call.command.words == ("watch",) or call.flag("watch") or ("watch", "1") in call.pairs
-    return _separate(call.texts("host"), argv, call, live=watching or call.flag("follow"))
+    return _separate(call.texts("host"), argv, call)
 
 
 def _merged(call: Call, sessions: list[Session]) -> int:
@@ -102,15 +101,15 @@ def _merged(call: Call, sessions: list[Session]) -> int:
     return max(statuses)
 
 
-def _separate(hosts: list[str], argv: list[str], call: Call, *, live: bool) -> int:
+def _separate(hosts: list[str], argv: list[str], call: Call) -> int:
     """Run one papactl for each host.
 
-    Its output is forwarded immediately if `live`, otherwise host by host at the end.
+    Its output is forwarded immediately if it is live, otherwise host by host at the end.
     """
     runs = [_papactl(host, argv) for host in hosts]
     pipes = []
     for host, run in zip(hosts, runs, strict=True):
-        pipes += [_Pipe(host, run.stdout, call, live=live), _Pipe(host, run.stderr, None, live=True)]
+        pipes += [_Pipe(host, run.stdout, call, live=call.live), _Pipe(host, run.stderr, None, live=True)]
     _pass_on(pipes)
     return max(status if status >= 0 else 128 - status for status in (run.wait() for run in runs))
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from papad.ctl.completion import complete
 from papad.ctl.connect import Session
 from papad.ctl.parser import Call
+from papad.ctl.run import interpret
 
 _PROMPT = "papad> "
 _HISTORY = 1000  # lines
 
 
-def run(call: Call, session: Session, interpret: Callable[[list[str], Session], int]) -> int:
+def run(call: Call, session: Session) -> int:
     """Read and run lines until the end of input.
 
     Return 0 on a terminal, otherwise the last exit status that was not 0.

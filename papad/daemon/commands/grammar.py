@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from papad.errors import Error
@@ -26,26 +26,32 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Arguments:
+    """The words after a command, parsed as the command declares."""
+
+    name: str = ""  # the first word, if the command needs a name
+    options: dict[str, Any] = field(default_factory=dict)  # those given; for a prefix, a dict
+    words: list[str] = field(default_factory=list)  # the others
+
+
+@dataclass(frozen=True)
 class Command:
     """A command and its handler.
 
-    The handler is called with `(kernel, words)`. If there are options, it is called with
-    `(kernel, options, words)`, or if `needs_name` is set as well, with
-    `(kernel, name, options, words)`.
-
-    It returns the text of the reply, or something for the connection to do (Watching, Leave,
-    Output), or an awaitable of either.
+    The handler is called with the kernel and the Arguments. It returns the text of the reply, or
+    something for the connection to do (Watching, Leave, Output), or an awaitable of either.
     """
 
     words: tuple[str, ...]
     usage: str
     summary: str
-    handler: Callable[..., Any]
+    handler: Callable[[Any, Arguments], Any]
+    _: KW_ONLY
     help: str = ""
     needs_name: str = ""  # the error when no name follows
     options: tuple[Option, ...] = ()
     prefixes: Mapping[str, str] = field(default_factory=dict)  # `env.NAME` (any NAME) -> its help
-    rest: bool = True  # whether words may follow the options
+    rest: bool = True  # whether words may follow name and options
     abbreviate: bool = True
     examples: tuple[str, ...] = ()
 
@@ -55,24 +61,23 @@ class Command:
         return " ".join(self.words)
 
     def call(self, kernel: Any, words: list[str]) -> Any:
-        """Check the words after the command, then call its handler. Raises Error."""
+        """Parse the words after the command, then call its handler. Raises Error."""
+        return self.handler(kernel, self._arguments(words))
+
+    def _arguments(self, words: list[str]) -> Arguments:
+        name = ""
+        texts: dict[str, str] = {}
         if self.needs_name:
             if not any(words[:1]):
                 raise Error(self.needs_name)
-            if not words[0].isprintable() and (
-                "\n" in words[0] or words[0] != words[0].encode("utf-8", "replace").decode()
-            ):
+            name, *words = words
+            if not name.isprintable() and ("\n" in name or name != name.encode("utf-8", "replace").decode()):
                 raise Error("A name must be text without newlines")
-        if not self.options:
-            return self.handler(kernel, words)
-        if not self.needs_name:
+        if self.options:
             texts, words = wire.split_options(words)
-            return self.handler(kernel, self._parse(texts), words)
-        name, *words = words
-        texts, words = wire.split_options(words)
         if words and not self.rest:
             raise Error(f'Unexpected "{words[0]}"; options are name=value. {self._see_help()}')
-        return self.handler(kernel, name, self._parse(texts), words)
+        return Arguments(name, self._parse(texts), words)
 
     def _parse(self, texts: dict[str, str]) -> dict[str, Any]:
         known = {option.name: option for option in self.options}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from papad.daemon.commands import describe
-from papad.daemon.commands.grammar import Command, Grammar, Option
+from papad.daemon.commands.grammar import Arguments, Command, Grammar, Option
 from papad.daemon.delivery.reader import Query, Reading
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.tables.launch import parse_names, parse_size, specify
@@ -75,71 +75,72 @@ class Output:
     reading: Reading
 
 
-def list_sockets(kernel: Kernel, patterns: list[str]) -> str:
-    return _list(kernel.sockets.lines(patterns))
+def list_sockets(kernel: Kernel, given: Arguments) -> str:
+    return _list(kernel.sockets.lines(given.words))
 
 
-def list_processes(kernel: Kernel, patterns: list[str]) -> str:
-    return _list(kernel.processes.lines(patterns))
+def list_processes(kernel: Kernel, given: Arguments) -> str:
+    return _list(kernel.processes.lines(given.words))
 
 
-def list_values(kernel: Kernel, patterns: list[str]) -> str:
-    return _list(kernel.values.lines(patterns))
+def list_values(kernel: Kernel, given: Arguments) -> str:
+    return _list(kernel.values.lines(given.words))
 
 
-def make_socket(kernel: Kernel, name: str, options: dict[str, Any], _: list[str]) -> str:
-    return _list([str(kernel.sockets.make(name, specify_socket(options)))])
+def make_socket(kernel: Kernel, given: Arguments) -> str:
+    return _list([str(kernel.sockets.make(given.name, specify_socket(given.options)))])
 
 
-async def make_process(kernel: Kernel, name: str, options: dict[str, Any], args: list[str]) -> str | Watching:
-    process, line = await kernel.processes.make(name, specify(options, args))
+async def make_process(kernel: Kernel, given: Arguments) -> str | Watching:
+    process, line = await kernel.processes.make(given.name, specify(given.options, given.words))
     line = _list([line])
-    return Watching(line, Watch(kernel.processes, [process])) if options.get("watch") else line
+    return Watching(line, Watch(kernel.processes, [process])) if given.options.get("watch") else line
 
 
-def remove_sockets(kernel: Kernel, patterns: list[str]) -> str:
-    kernel.sockets.remove(patterns)
+def remove_sockets(kernel: Kernel, given: Arguments) -> str:
+    kernel.sockets.remove(given.words)
     return ""
 
 
-def remove_processes(kernel: Kernel, patterns: list[str]) -> str:
-    kernel.processes.remove(patterns)
+def remove_processes(kernel: Kernel, given: Arguments) -> str:
+    kernel.processes.remove(given.words)
     return ""
 
 
-def remove_values(kernel: Kernel, patterns: list[str]) -> str:
-    kernel.values.remove(patterns)
+def remove_values(kernel: Kernel, given: Arguments) -> str:
+    kernel.values.remove(given.words)
     return ""
 
 
-def watch_processes(kernel: Kernel, patterns: list[str]) -> Watching:
-    found = kernel.processes.select(patterns, required=True)
+def watch_processes(kernel: Kernel, given: Arguments) -> Watching:
+    found = kernel.processes.select(given.words, required=True)
     if not found:
         raise Error("Nothing to watch")
     return Watching(f"Watching {len(found)}", Watch(kernel.processes, found))
 
 
-def describe_sockets(kernel: Kernel, patterns: list[str]) -> str:
-    return _list([describe.line(describe.describe_socket(each)) for each in kernel.sockets.select(patterns)])
+def describe_sockets(kernel: Kernel, given: Arguments) -> str:
+    return _list([describe.line(describe.describe_socket(each)) for each in kernel.sockets.select(given.words)])
 
 
-def describe_processes(kernel: Kernel, patterns: list[str]) -> str:
-    return _list([describe.line(describe.describe_process(each)) for each in kernel.processes.select(patterns)])
+def describe_processes(kernel: Kernel, given: Arguments) -> str:
+    return _list([describe.line(describe.describe_process(each)) for each in kernel.processes.select(given.words)])
 
 
-def describe_values(kernel: Kernel, patterns: list[str]) -> str:
-    names = kernel.values.select(patterns)
+def describe_values(kernel: Kernel, given: Arguments) -> str:
+    names = kernel.values.select(given.words)
     return _list([describe.line({"name": name, "value": kernel.values.get(name)}) for name in names])
 
 
-def describe_server(kernel: Kernel, words: list[str]) -> str:
+def describe_server(kernel: Kernel, given: Arguments) -> str:
     held = {"sockets": len(kernel.sockets), "processes": len(kernel.processes), "running": kernel.processes.running}
     return describe.line({**kernel.server(), **held, "values": len(kernel.values)})
 
 
-def read_output(kernel: Kernel, options: dict[str, Any], patterns: list[str]) -> Output:
+def read_output(kernel: Kernel, given: Arguments) -> Output:
+    options = dict(given.options)
     after, before = (_positions(name, options.pop(f"{name}.", {})) for name in ("after", "before"))
-    return Output(Reading(kernel.processes, Query(patterns, after=after, before=before, **options)))
+    return Output(Reading(kernel.processes, Query(given.words, after=after, before=before, **options)))
 
 
 def _positions(option: str, texts: dict[str, str]) -> dict[int, int]:
@@ -154,28 +155,28 @@ def _list(lines: list[str]) -> str:
     return "\n".join(line.replace("\n", " ") for line in lines)
 
 
-def set_value(kernel: Kernel, words: list[str]) -> str:
-    if words == ["*"]:
+def set_value(kernel: Kernel, given: Arguments) -> str:
+    if given.name == "*" and not given.words:
         raise Error("Value requires a name")
-    kernel.values.set(words[0], " ".join(words[1:]))
+    kernel.values.set(given.name, " ".join(given.words))
     return ""
 
 
-def get_value(kernel: Kernel, words: list[str]) -> str:
-    return kernel.values.get(words[0])
+def get_value(kernel: Kernel, given: Arguments) -> str:
+    return kernel.values.get(given.name)
 
 
-def quit_session(kernel: Kernel, words: list[str]) -> Leave:
+def quit_session(kernel: Kernel, given: Arguments) -> Leave:
     return Leave("ok\n")
 
 
-def exit_if_idle(kernel: Kernel, words: list[str]) -> str | Leave:
+def exit_if_idle(kernel: Kernel, given: Arguments) -> str | Leave:
     return Leave("Exiting papa!\n> ", exit=True) if kernel.idle else "not idle"
 
 
-def show_help(kernel: Kernel, words: list[str]) -> str:
+def show_help(kernel: Kernel, given: Arguments) -> str:
     try:
-        return GRAMMAR.help(words)
+        return GRAMMAR.help(given.words)
     except Error as error:  # the original answers this without "Error:"
         return str(error)
 
@@ -280,16 +281,16 @@ COMMANDS = (
     Command(
         words=("remove", "sockets"),
         usage="remove sockets [PATTERN ...]",
-        summary="Close and remove sockets by name or file number",
-        help="Processes keep what they have inherited. " + _PATTERN_HELP.format("a file number"),
+        summary="Close and remove sockets by name or fileno",
+        help="Processes keep what they have inherited. " + _PATTERN_HELP.format("a fileno"),
         examples=("remove sockets uwsgi", "r s circus.*"),
         handler=remove_sockets,
     ),
     Command(
         words=("list", "sockets"),
         usage="list sockets [PATTERN ...]",
-        summary="List sockets by name or file number",
-        help=_PATTERN_HELP.format("a file number"),
+        summary="List sockets by name or fileno",
+        help=_PATTERN_HELP.format("a fileno"),
         examples=("list sockets", "l s circus.*"),
         handler=list_sockets,
     ),
@@ -386,7 +387,7 @@ COMMANDS = (
         words=("describe", "sockets"),
         usage="describe sockets [PATTERN ...]",
         summary="Tell all about sockets, a JSON object each",
-        help=_PATTERN_HELP.format("a file number"),
+        help=_PATTERN_HELP.format("a fileno"),
         handler=describe_sockets,
     ),
     Command(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papad.daemon.commands.grammar import Command, Grammar, Option
+from papad.daemon.commands.grammar import Arguments, Command, Grammar, Option
 from papad.daemon.commands.table import COMMANDS, GRAMMAR
 from papad.daemon.tables.patterns import select
 from papad.errors import Error
@@ -30,7 +30,7 @@ MAKE = Command(
     needs_name="Thing requires a name",
     options=(Option("size", whole, "how large"),),
     prefixes={"env.NAME": "a variable"},
-    handler=lambda kernel, name, options, words: (name, options, words),
+    handler=lambda kernel, given: given,
 )
 
 
@@ -90,7 +90,7 @@ def test_an_exact_word_wins_over_a_longer_one() -> None:
 
 def test_options_are_parsed_as_declared_and_the_rest_is_handed_on() -> None:
     called = MAKE.call(None, ["x", "size=5", "env.A=1", "env.B=", "run", "c=d"])
-    assert called == ("x", {"size": 5, "env.": {"A": "1", "B": ""}}, ["run", "c=d"])
+    assert called == Arguments("x", {"size": 5, "env.": {"A": "1", "B": ""}}, ["run", "c=d"])
 
 
 @pytest.mark.parametrize(
