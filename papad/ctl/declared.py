@@ -6,6 +6,7 @@ To add a command, declare it here, and put its function into a module of this pa
 from __future__ import annotations
 
 from papad.ctl.parser import Command, Hosts, Option
+from papad.protocol.options import SOCKET_OPTIONS
 
 COMMON = (
     Option("socket", "talk to papad at this Unix socket", metavar="PATH", completes="files"),
@@ -28,28 +29,18 @@ FORMATS = (*SHORT_FORMATS, "json", "export")
 
 _PATTERNS = "A pattern is a name, a prefix of names followed by '*', or {}. Without patterns, all are listed."
 
-_SOCKET_OPTIONS = (
-    Option("family", "inet, inet6 or unix", metavar="FAMILY", choices=("inet", "inet6", "unix"), protocol="family"),
+_SOCKET_OPTIONS = tuple(
     Option(
-        "type",
-        "stream, dgram, seqpacket, raw or rdm",
-        metavar="TYPE",
-        choices=("stream", "dgram", "seqpacket", "raw", "rdm"),
-        protocol="type",
-    ),
-    Option("backlog", "how many connections may wait to be accepted", metavar="N", protocol="backlog"),
-    Option("path", "unix: the absolute path", metavar="PATH", protocol="path", completes="files"),
-    Option(
-        "umask",
-        "unix: the umask for creating the path, octal as in umask(1)",
-        metavar="077",
-        protocol="umask",
-        octal=True,
-    ),
-    Option("host", "inet: the address (default: loopback)", metavar="ADDRESS", protocol="host"),
-    Option("port", "inet: the port (default: the system chooses one)", "p", "PORT", protocol="port"),
-    Option("interface", "inet: receive from this network interface only", metavar="NAME", protocol="interface"),
-    Option("reuseport", "inet: bind a new socket for each process that uses it", protocol="reuseport"),
+        each.name,
+        each.papactl_help,
+        each.short,
+        each.metavar,
+        choices=each.choices,
+        protocol=each.name,
+        completes=each.completes,
+        octal=each.octal,
+    )
+    for each in SOCKET_OPTIONS
 )
 
 _PROCESS_OPTIONS = (

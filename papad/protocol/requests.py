@@ -35,7 +35,8 @@ _TYPES = {int(kind): kind.name[5:].lower() for kind in socket.SocketKind}
 _SOCKET = re.compile(
     r"(?P<name>.*?) family=(?P<family>\w+) type=(?P<type>\w+) backlog=(?P<backlog>\d+)"
     r"(?: path=(?P<path>.*?)(?: umask=(?P<umask>\d+))?|"
-    r" host=(?P<host>.*?) port=(?P<port>\d+)(?: interface=(?P<interface>.*?))?(?: reuseport=(?P<reuseport>1))?)"
+    r" host=(?P<host>.*?) port=(?P<port>\d+)(?: interface=(?P<interface>.*?))?(?: reuseport=(?P<reuseport>1))?"
+    r"(?P<others>(?: \w+=\S*)*?))"
     r"(?: fileno=(?P<fileno>\d+))?",
     re.DOTALL,
 )
@@ -115,9 +116,13 @@ def make_socket(
     umask: int | None = None,
     interface: Text | None = None,
     reuseport: bool | None = None,
+    **others: object,
 ) -> Request[dict[str, Any]]:
-    """Make a socket, or return the existing one if it has the same options."""
-    options: dict[str, object] = {"backlog": backlog}
+    """Make a socket, or return the existing one if it has the same options.
+
+    `others` are options of papad by their names in the protocol; a flag is given as 1.
+    """
+    options: dict[str, object] = {"backlog": backlog, **others}
     if family is not None:
         options["family"] = _known(_FAMILIES, family, "socket family")
     if socket_type is not None:
@@ -349,6 +354,7 @@ def _socket_of(answer: str) -> tuple[str, dict[str, Any]]:
     """Parse a line about a socket into its name and options."""
     options = _fields(_SOCKET, answer)
     name = options.pop("name")
+    options |= dict(each.split("=", 1) for each in options.pop("others", "").split())
     return name, options | {key: int(options[key]) for key in ("backlog", "port", "fileno") if key in options}
 
 

@@ -17,7 +17,8 @@ import pytest
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.help import overview
 from papad.daemon.commands.table import COMMANDS as PROTOCOL
-from papad.daemon.commands.table import PROCESS_OPTIONS, SOCKET_OPTIONS
+from papad.daemon.commands.table import PROCESS_OPTIONS
+from papad.protocol.options import SOCKET_OPTIONS
 from tests.ctl.support import Papactl, environment
 from tests.support.papad import REPOSITORY
 

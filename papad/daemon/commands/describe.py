@@ -36,7 +36,7 @@ def describe_socket(each: Socket) -> dict[str, Any]:
         (waiting,) = struct.unpack_from("=I", info, _TCP_INFO_UNACKED)
     fileno = None if each.spec.reuseport else each.fileno
     inode = os.fstat(each.sock.fileno()).st_ino
-    return {"name": each.name, **asdict(each.spec), "fileno": fileno, "inode": inode, "waiting": waiting}
+    return {"name": each.name, **each.spec.pairs, "fileno": fileno, "inode": inode, "waiting": waiting}
 
 
 def describe_process(process: Process) -> dict[str, Any]:

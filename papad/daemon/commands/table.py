@@ -15,12 +15,12 @@ from papad.daemon.commands.grammar import Arguments, Command, Grammar, Option
 from papad.daemon.delivery.reader import Query, Reading
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.tables.launch import parse_names, parse_size, specify
-from papad.daemon.tables.patterns import number
 from papad.daemon.tables.processes import Processes
-from papad.daemon.tables.sockets import FAMILIES, TYPES, Sockets
+from papad.daemon.tables.sockets import Sockets
 from papad.daemon.tables.sockets import specify as specify_socket
 from papad.daemon.tables.values import Values
 from papad.errors import Error
+from papad.protocol.options import SOCKET_OPTIONS, flag, number, one_of, whole
 
 
 @dataclass(frozen=True)
@@ -181,35 +181,11 @@ def show_help(kernel: Kernel, given: Arguments) -> str:
         return str(error)
 
 
-def _one_of(choices: dict[str, Any]) -> Any:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError("one of " + ", ".join(sorted(choices)))
-        return text
-
-    return parse
-
-
-def _whole(lowest: int, highest: int) -> Any:
-    def parse(text: str) -> int:
-        if not lowest <= number(text) <= highest:
-            raise ValueError(f"a number from {lowest} to {highest}")
-        return number(text)
-
-    return parse
-
-
 def _seconds(text: str) -> float:
     try:
         return float(text)
     except ValueError:
         raise ValueError("a number of seconds since 1970") from None
-
-
-def _flag(text: str) -> bool:
-    if text.lower() not in ("0", "1", "true", "false", "yes", "no"):
-        raise ValueError("0 or 1")
-    return text.lower() in ("1", "true", "yes")
 
 
 def _standard_error(text: str) -> int | str:
@@ -218,49 +194,33 @@ def _standard_error(text: str) -> int | str:
     return text if text == "stdout" else int(text)
 
 
-SOCKET_OPTIONS = (
-    Option("family", _one_of(FAMILIES), "inet, inet6 or unix (default: unix where path is given, otherwise inet)"),
-    Option("type", _one_of(TYPES), "stream, dgram, seqpacket, raw or rdm (default: stream)"),
-    Option("backlog", _whole(0, 2**31 - 1), "how many connections may wait to be accepted (default: 5)"),
-    Option("path", str, "unix: the absolute path; a stale socket file there is replaced, anything else is left alone"),
-    Option("umask", _whole(0, 0o777), "unix: the umask when the path is made, as a decimal number"),
-    Option("host", str, "inet: the address (default: 127.0.0.1 or ::1; with interface 0.0.0.0 or ::)"),
-    Option("port", _whole(0, 65535), "inet: the port (default: 0, the system chooses one)"),
-    Option("interface", str, "inet: receive from this network interface only"),
-    Option(
-        "reuseport",
-        lambda text: "1" if _flag(text) else None,
-        "inet: 1 binds a socket anew for each process that uses it",
-    ),
-)
-
 PROCESS_OPTIONS = (
     Option("uid", str, "the user, by number or name (default: papad's own)"),
     Option("gid", str, "the group, by number or name (default: that of uid)"),
     Option("working_dir", str, "the directory it starts in, an absolute path (default: /)"),
-    Option("shell", _flag, "1 hands the command to /bin/sh -c"),
-    Option("stdout", _whole(0, 1), "0 discards it, 1 captures it (default)"),
+    Option("shell", flag, "1 hands the command to /bin/sh -c"),
+    Option("stdout", whole(0, 1), "0 discards it, 1 captures it (default)"),
     Option("stderr", _standard_error, "0 discards it, 1 captures it (default), stdout joins it to stdout"),
     Option(
         "bufsize", parse_size, "how much output is kept, in bytes or with k, m, g (default: 1m; 0 captures nothing)"
     ),
     Option("output", parse_size, "another name for bufsize"),
-    Option("journal", _flag, "1 also forwards each line to the journal, with PAPAD_NAME=, stderr with priority err"),
+    Option("journal", flag, "1 also forwards each line to the journal, with PAPAD_NAME=, stderr with priority err"),
     Option(
         "listen",
         parse_names,
         "NAME[,NAME...]: pass these sockets as systemd does, from descriptor 3 on, with LISTEN_FDS",
     ),
-    Option("watch", _flag, "1 begins to watch the process at once"),
+    Option("watch", flag, "1 begins to watch the process at once"),
 )
 
 OUTPUT_OPTIONS = (
-    Option("last", _whole(0, 2**31 - 1), "only the newest so many records, of all processes together"),
+    Option("last", whole(0, 2**31 - 1), "only the newest so many records, of all processes together"),
     Option("bytes", parse_size, "only the newest so many bytes, of all processes together; k, m, g as with bufsize"),
     Option("since", _seconds, "only what came at this time or later, in seconds since 1970"),
     Option("until", _seconds, "only what came at this time or earlier"),
-    Option("stream", _one_of(dict.fromkeys(("out", "err"))), "only out, or only err"),
-    Option("follow", _flag, "1 goes on with what comes, also from processes made later, until a line is sent"),
+    Option("stream", one_of(("out", "err")), "only out, or only err"),
+    Option("follow", flag, "1 goes on with what comes, also from processes made later, until a line is sent"),
 )
 
 _PATTERN_HELP = "A pattern is a name, a name that ends in the wildcard *, or {}. None at all means all."
@@ -273,7 +233,7 @@ COMMANDS = (
         help="It listens from now on, under papad restarts too. A process inherits it under its fileno. The same name with the same"
         "\noptions answers the socket that is there already.",
         needs_name="Socket requires a name",
-        options=SOCKET_OPTIONS,
+        options=tuple(Option(each.name, each.parse, each.help) for each in SOCKET_OPTIONS),
         rest=False,
         examples=("make socket uwsgi port=8080", "make socket chaussette path=/run/chaussette.sock umask=7"),
         handler=make_socket,

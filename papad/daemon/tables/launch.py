@@ -12,9 +12,9 @@ import resource
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from papad.daemon.tables.patterns import number
 from papad.daemon.tables.sockets import FIRST_FILENO, Socket, Sockets, clone
 from papad.errors import Error
+from papad.protocol.options import number
 
 _DEFAULT_BUFSIZE = 1 << 20
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}

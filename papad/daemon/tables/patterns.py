@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from papad.errors import Error
-
-
-def number(text: str) -> int:
-    """Return the whole number in `text`, or -1 if it is not one."""
-    return int(text) if text.isdecimal() and len(text) < 20 else -1
+from papad.protocol.options import number
 
 
 def select(

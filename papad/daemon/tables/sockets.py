@@ -10,24 +10,17 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from papad.daemon.durable.systemd import Service, socket_entry
 from papad.daemon.durable.vault import Vault, rebuilt
 from papad.daemon.tables.patterns import select
 from papad.errors import Error
+from papad.protocol.options import FAMILIES, SOCKET_OPTIONS, TYPES
 
 log = logging.getLogger("papad")
 
-FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
-TYPES = {
-    "stream": socket.SOCK_STREAM,
-    "dgram": socket.SOCK_DGRAM,
-    "seqpacket": socket.SOCK_SEQPACKET,
-    "raw": socket.SOCK_RAW,
-    "rdm": socket.SOCK_RDM,
-}
 FIRST_FILENO = 64
 """The lowest fileno; the numbers below are for 0, 1, 2 and LISTEN_FDS."""
 
@@ -47,6 +40,15 @@ class Spec:
     port: int | None = None
     interface: str | None = None
     reuseport: str | None = None
+    sockopts: dict[str, Any] = field(default_factory=dict)
+    """The options that are only set by setsockopt(2)."""
+
+    @property
+    def pairs(self) -> dict[str, Any]:
+        """All options by name."""
+        pairs = asdict(self)
+        sockopts = pairs.pop("sockopts")
+        return {**pairs, **sockopts}
 
     def satisfied_by(self, other: Spec) -> bool:
         """Return whether a socket with the spec `other` is what this spec asks for.
@@ -67,7 +69,7 @@ class Socket:
     node: tuple[int, int] | None = None  # device and inode of the path, to unlink only our own
 
     def __str__(self) -> str:
-        pairs = [f"{key}={value}" for key, value in asdict(self.spec).items() if value is not None]
+        pairs = [f"{key}={value}" for key, value in self.spec.pairs.items() if value is not None]
         if not self.spec.reuseport:
             pairs.append(f"fileno={self.fileno}")
         return " ".join((self.name, *pairs))
@@ -178,24 +180,35 @@ def specify(options: dict[str, Any]) -> Spec:
     """Return the spec for parsed options, with defaults. Raises Error if they contradict."""
     path = options.get("path")
     family = options.get("family", "unix" if path else "inet")
-    spec = Spec(family, options.get("type", "stream"), options.get("backlog", 5))
+    sockopts = _sockopts(options)
+    spec = Spec(family, options.get("type", "stream"), options.get("backlog", 5), sockopts=sockopts)
     if family == "unix":
         if not path or not os.path.isabs(path) or path.endswith("/"):
             raise Error("Absolute path required for Unix sockets")
-        wrong = [name for name in ("host", "port", "interface", "reuseport") if options.get(name)]
+        wrong = [each.name for each in SOCKET_OPTIONS if each.only == "inet" and options.get(each.name)]
         if wrong:
             raise Error(f"A Unix socket has no {wrong[0]}; leave {wrong[0]}= out")
         return replace(spec, path=path, umask=options.get("umask"))
     if path:
         raise Error("path is for Unix sockets; leave out family= or path=")
-    if options.get("umask") is not None:
-        raise Error("umask is for Unix sockets; leave it out or give a path=")
+    wrong = [each.name for each in SOCKET_OPTIONS if each.only == "unix" and options.get(each.name) not in (None, "")]
+    if wrong:
+        raise Error(f"{wrong[0]} is for Unix sockets; leave it out or give a path=")
     interface = options.get("interface") or None
     everywhere, here = ("::", "::1") if family == "inet6" else ("0.0.0.0", "127.0.0.1")
     host = options.get("host") or (everywhere if interface else here)
     return replace(
-        spec, host=host, port=options.get("port", 0), interface=interface, reuseport=options.get("reuseport") or None
+        spec,
+        host=host,
+        port=options.get("port", 0),
+        interface=interface,
+        reuseport="1" if options.get("reuseport") else None,
     )
+
+
+def _sockopts(options: dict[str, Any]) -> dict[str, Any]:
+    given = {each.name: options[each.name] for each in SOCKET_OPTIONS if each.sockopt and each.name in options}
+    return {name: int(value) if isinstance(value, bool) else value for name, value in given.items()}
 
 
 def clone(of: Socket) -> socket.socket:
@@ -226,6 +239,7 @@ def _bound(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
     except OSError as error:
         raise Error(f"Cannot make a {spec.family} socket of type {spec.type}: {error.strerror}") from None
     cleanup_on_fail.callback(sock.close)
+    _set(sock, spec.sockopts)
     if spec.path:
         bind_path(sock, spec.path, spec.umask)
         cleanup_on_fail.callback(os.unlink, spec.path)
@@ -243,6 +257,17 @@ def _bound(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
     except OSError as error:
         raise Error(f"Bind failed on {spec.host}:{spec.port}: {error}") from None
     return sock
+
+
+def _set(sock: socket.socket, values: dict[str, Any]) -> None:
+    """Set the options that are only set by setsockopt(2)."""
+    for option in SOCKET_OPTIONS:
+        if option.sockopt and option.name in values:
+            value = values[option.name]
+            try:
+                sock.setsockopt(*option.sockopt, value.encode() if isinstance(value, str) else value)
+            except OSError as error:
+                raise Error(f"Cannot set {option.name}={value}: {error.strerror}") from None
 
 
 def _listen(sock: socket.socket, spec: Spec) -> None:

@@ -1,0 +1,125 @@
+"""The options of a socket, each declared once, and how the values of options are parsed.
+
+To add an option, add it to SOCKET_OPTIONS. The command table, papactl with its help, completion and
+man page, and docs/protocol.md follow from that, and the clients pass on any option. An option with
+a `sockopt` is set by setsockopt(2), kept, listed and described without a further line. Any other
+also needs the code in papad/daemon/tables/sockets.py that gives it its effect; one for Unix sockets
+also needs a place in the client's pattern of a socket's line, because a path may hold any text.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
+TYPES = {
+    "stream": socket.SOCK_STREAM,
+    "dgram": socket.SOCK_DGRAM,
+    "seqpacket": socket.SOCK_SEQPACKET,
+    "raw": socket.SOCK_RAW,
+    "rdm": socket.SOCK_RDM,
+}
+
+
+def number(text: str) -> int:
+    """Return the whole number in `text`, or -1 if it is not one."""
+    return int(text) if text.isdecimal() and len(text) < 20 else -1
+
+
+def whole(lowest: int, highest: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers in this range."""
+
+    def parse(text: str) -> int:
+        if not lowest <= number(text) <= highest:
+            raise ValueError(f"a number from {lowest} to {highest}")
+        return number(text)
+
+    return parse
+
+
+def one_of(choices: Iterable[str]) -> Callable[[str], str]:
+    """Return a parser of words that must be one of these."""
+    known = sorted(choices)
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise ValueError("one of " + ", ".join(known))
+        return text
+
+    return parse
+
+
+def flag(text: str) -> bool:
+    """Parse 0 or 1, or a word for it."""
+    if text.lower() not in ("0", "1", "true", "false", "yes", "no"):
+        raise ValueError("0 or 1")
+    return text.lower() in ("1", "true", "yes")
+
+
+class SocketOption(NamedTuple):
+    """One option of `make socket`. `parse` returns its value; its ValueError says what is expected.
+
+    In papactl it is `--NAME VALUE`, or `--NAME` if it has no `metavar`.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    description: str
+    metavar: str = ""
+    only: str = ""  # unix or inet (which includes inet6): the sockets that have it; all if empty
+    short: str = ""  # its letter in papactl
+    choices: tuple[str, ...] = ()
+    completes: str = ""  # files: what papactl completes
+    octal: bool = False  # papactl takes it in octal, as umask(1) does; the protocol in decimal
+    sockopt: tuple[int, int] | None = None  # level and option for setsockopt(2), set before bind
+
+    @property
+    def help(self) -> str:
+        """What `help make socket` says about it."""
+        before = f"{self.only}: " if self.only else ""
+        return f"{before}{'' if self.metavar else '1 to '}{self.description}{', in decimal' if self.octal else ''}"
+
+    @property
+    def papactl_help(self) -> str:
+        """What papactl says about it."""
+        return f"{self.only}: " * bool(self.only) + self.description + ", in octal" * self.octal
+
+
+SOCKET_OPTIONS = (
+    SocketOption(
+        "family",
+        one_of(FAMILIES),
+        "inet, inet6 or unix (default: unix if there is a path, otherwise inet)",
+        "FAMILY",
+        choices=tuple(FAMILIES),
+    ),
+    SocketOption(
+        "type",
+        one_of(TYPES),
+        "stream, dgram, seqpacket, raw or rdm (default: stream)",
+        "TYPE",
+        choices=tuple(TYPES),
+    ),
+    SocketOption("backlog", whole(0, 2**31 - 1), "how many connections may wait to be accepted (default: 5)", "N"),
+    SocketOption(
+        "path",
+        str,
+        "the absolute path; only a stale socket file may be there, which is replaced",
+        "PATH",
+        only="unix",
+        completes="files",
+    ),
+    SocketOption(
+        "umask", whole(0, 0o777), "the umask with which the path is created", "UMASK", only="unix", octal=True
+    ),
+    SocketOption(
+        "host", str, "the address (default: 127.0.0.1 or ::1; with interface 0.0.0.0 or ::)", "ADDRESS", "inet"
+    ),
+    SocketOption(
+        "port", whole(0, 65535), "the port (default: 0, the system chooses one)", "PORT", only="inet", short="p"
+    ),
+    SocketOption("interface", str, "receive from this network interface only", "NAME", only="inet"),
+    SocketOption("reuseport", flag, "bind a new socket for each process that uses it", only="inet"),
+)
