@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from papad.daemon.commands.table import GRAMMAR, Kernel, Leave, Output, Watching
+from papad.daemon.commands.table import GRAMMAR, Leave, Output, Tables, Watching
 from papad.daemon.delivery.reader import Reading
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.peers import Peer, Peers
@@ -88,7 +88,7 @@ class IllegalTransition(Exception):
 class Host(Protocol):
     """The part of the server that a connection uses."""
 
-    kernel: Kernel
+    tables: Tables
     peers: Peers
     exit_when_idle: bool
     on_change: Callable[[], None]
@@ -242,7 +242,7 @@ class Connection(asyncio.Protocol):
         if not words:
             raise Error("No command")
         command, rest = GRAMMAR.find(words)
-        return command.call(self._server.kernel, rest)
+        return command.call(self._server.tables, rest)
 
     def _answer(self, function: Callable[..., Any], *args: Any) -> bytes:
         """Return the reply for what `function` returns or raises."""

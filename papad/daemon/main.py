@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from papad.daemon.commands.table import Kernel
+from papad.daemon.commands.table import Tables
 from papad.daemon.durable.systemd import Service
 from papad.daemon.durable.vault import Vault
 from papad.daemon.nursery.spawner import Spawner, raise_nofile_limit
@@ -80,31 +80,31 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     spawner = Spawner(service, nofile)
     processes = Processes(vault, capture, spawner, sockets)
     about = _about(service, vault, spawner)
-    kernel = Kernel(sockets, Values(vault), processes, lambda: about() | {"connections": len(server.connections)})
+    tables = Tables(sockets, Values(vault), processes, lambda: about() | {"connections": len(server.connections)})
     await processes.recover()
     service.discard(service.stored)
-    _tell_what_was_lost(kernel)
-    server = Server(kernel, Peers())
+    _tell_what_was_lost(tables)
+    server = Server(tables, Peers())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, server)
     for listener in listeners:
         server.listen(listener)
     _report_status(service, server)
-    service.notify("READY=1", f"STATUS={kernel.status}")
-    log.info("papad %s is home, with %s", __version__, kernel.status)
+    service.notify("READY=1", f"STATUS={tables.status}")
+    log.info("papad %s is home, with %s", __version__, tables.status)
     if not service.managed:
         log.warning("no service manager: nothing that papad holds survives a crash or a restart of it")
     left_idle = await server.stopped
     service.notify("STOPPING=1")
-    log.info("leaving, with %s", kernel.status)
+    log.info("leaving, with %s", tables.status)
     await server.drain()
     for listener in listeners if not service.control else []:
         if listener.family == socket.AF_UNIX:
             with suppress(OSError):
                 # While it still listens: afterwards the path may be a successor's.
                 os.unlink(listener.getsockname())
-    _note_what_is_held(kernel)
+    _note_what_is_held(tables)
     server.close()
     processes.close()
     sockets.close()
@@ -140,21 +140,21 @@ def _about(service: Service, vault: Vault, spawner: Spawner) -> Callable[[], dic
     }
 
 
-def _note_what_is_held(kernel: Kernel) -> None:
+def _note_what_is_held(tables: Tables) -> None:
     """At a stop, list what is held. systemd may drop it all, and before version 254 always does."""
     if directory := os.environ.get("RUNTIME_DIRECTORY"):
         with suppress(OSError):
-            Path(directory, "held").write_text("".join(f"{name}\n" for name in kernel.names))
+            Path(directory, "held").write_text("".join(f"{name}\n" for name in tables.names))
 
 
-def _tell_what_was_lost(kernel: Kernel) -> None:
+def _tell_what_was_lost(tables: Tables) -> None:
     """At a start, log what was held at the last stop and is gone now."""
     if directory := os.environ.get("RUNTIME_DIRECTORY"):
         with suppress(FileNotFoundError):
             note = Path(directory, "held")
             held = note.read_text().splitlines()
             note.unlink()
-            kept = set(kernel.names)
+            kept = set(tables.names)
             for name in held:
                 if name not in kept:
                     log.error("lost over the stop of papad: %s", name)
@@ -172,7 +172,7 @@ def _report_status(service: Service, server: Server) -> None:
 
     def report() -> None:
         pending.clear()
-        service.notify(f"STATUS={server.kernel.status}")
+        service.notify(f"STATUS={server.tables.status}")
 
     def changed() -> None:
         if not pending:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from papad.daemon.commands.table import Kernel
+from papad.daemon.commands.table import Tables
 from papad.daemon.connection import Connection
 from papad.daemon.peers import Peers
 from papad.errors import Error
@@ -24,8 +24,8 @@ _DRAIN = 0.5  # seconds for connections to become quiet when papad stops
 class Server:
     """All connections, whatever control socket they came through."""
 
-    def __init__(self, kernel: Kernel, peers: Peers) -> None:
-        self.kernel = kernel
+    def __init__(self, tables: Tables, peers: Peers) -> None:
+        self.tables = tables
         self.connections: set[Connection] = set()
         self.peers = peers
         self._listeners: list[socket.socket] = []  # the control sockets
@@ -80,7 +80,7 @@ class Server:
         self.connections.discard(connection)
         if self._drained is not None and not self.connections and not self._drained.done():
             self._drained.set_result(None)
-        if self.exit_when_idle and not self.connections and self.kernel.idle and not self.stopped.done():
+        if self.exit_when_idle and not self.connections and self.tables.idle and not self.stopped.done():
             # At once, or a client could still connect, be answered, and lose what it made.
             self._accept_nobody()
             self.stopped.set_result(True)

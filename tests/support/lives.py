@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from papad.daemon.commands.table import Kernel
+from papad.daemon.commands.table import Tables
 from papad.daemon.durable import parcel
 from papad.daemon.durable.vault import Vault
 from papad.daemon.nursery.spawner import Spawner
@@ -23,7 +23,7 @@ from papad.daemon.tables.sockets import Sockets
 from papad.daemon.tables.values import Values
 from tests.support.papad import Store, in_child
 
-Act = Callable[[Kernel], Awaitable[Any]]
+Act = Callable[[Tables], Awaitable[Any]]
 
 
 class Lives:
@@ -52,8 +52,8 @@ class Lives:
         """A papad that tells what `act` returned, as JSON, before it is killed."""
         told = os.memfd_create("test")
 
-        async def telling(kernel: Kernel) -> None:
-            parcel.write_all(told, json.dumps(await act(kernel)).encode())
+        async def telling(tables: Tables) -> None:
+            parcel.write_all(told, json.dumps(await act(tables)).encode())
 
         try:
             self.live(telling)
@@ -62,25 +62,25 @@ class Lives:
             os.close(told)
 
 
-async def life(store: Store, act: Act, patch: Callable[[Kernel], None] = lambda kernel: None) -> None:
+async def life(store: Store, act: Act, patch: Callable[[Tables], None] = lambda tables: None) -> None:
     vault = Vault(store)  # type: ignore[arg-type]
     vault.recover()
     sockets = Sockets(store, vault)  # type: ignore[arg-type]
     capture = Capture(store)  # type: ignore[arg-type]
     spawner = Spawner(store, 1024)  # type: ignore[arg-type]
     processes = Processes(vault, capture, spawner, sockets)
-    kernel = Kernel(sockets, Values(vault), processes, dict)
-    patch(kernel)
+    tables = Tables(sockets, Values(vault), processes, dict)
+    patch(tables)
     await processes.recover()
     store.discard(store.stored)
-    await act(kernel)
+    await act(tables)
 
 
-async def everything_killed(kernel: Kernel) -> None:
-    for process in kernel.processes.select([]):
+async def everything_killed(tables: Tables) -> None:
+    for process in tables.processes.select([]):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
-    kernel.sockets.remove([])
+    tables.sockets.remove([])
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> None:
@@ -90,14 +90,14 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) 
         await asyncio.sleep(0.002)
 
 
-async def make(kernel: Kernel, name: str, script: str, **options: Any) -> Process:
+async def make(tables: Tables, name: str, script: str, **options: Any) -> Process:
     environ = {"env.": {"PATH": "/bin:/usr/bin"}}
-    process, _ = await kernel.processes.make(name, specify(environ | options, ["/bin/sh", "-c", script]))
+    process, _ = await tables.processes.make(name, specify(environ | options, ["/bin/sh", "-c", script]))
     return process
 
 
-def process_of(kernel: Kernel, name: str) -> Process:
-    (process,) = kernel.processes.select([name], required=True)
+def process_of(tables: Tables, name: str) -> Process:
+    (process,) = tables.processes.select([name], required=True)
     return process
 
 

@@ -38,7 +38,7 @@ class Arguments:
 class Command:
     """A command and its handler.
 
-    The handler is called with the kernel and the Arguments. It returns the text of the reply, or
+    The handler is called with the tables and the Arguments. It returns the text of the reply, or
     something for the connection to do (Watching, Leave, Output), or an awaitable of either.
     """
 
@@ -60,9 +60,9 @@ class Command:
         """The command's words in full."""
         return " ".join(self.words)
 
-    def call(self, kernel: Any, words: list[str]) -> Any:
+    def call(self, tables: Any, words: list[str]) -> Any:
         """Parse the words after the command, then call its handler. Raises Error."""
-        return self.handler(kernel, self._arguments(words))
+        return self.handler(tables, self._arguments(words))
 
     def _arguments(self, words: list[str]) -> Arguments:
         name = ""

@@ -24,7 +24,7 @@ from papad.protocol.options import SOCKET_OPTIONS, flag, number, one_of, whole
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Tables:
     """Everything that commands work on; `server` returns the facts about papad itself."""
 
     sockets: Sockets
@@ -75,72 +75,72 @@ class Output:
     reading: Reading
 
 
-def list_sockets(kernel: Kernel, given: Arguments) -> str:
-    return _list(kernel.sockets.lines(given.words))
+def list_sockets(tables: Tables, given: Arguments) -> str:
+    return _list(tables.sockets.lines(given.words))
 
 
-def list_processes(kernel: Kernel, given: Arguments) -> str:
-    return _list(kernel.processes.lines(given.words))
+def list_processes(tables: Tables, given: Arguments) -> str:
+    return _list(tables.processes.lines(given.words))
 
 
-def list_values(kernel: Kernel, given: Arguments) -> str:
-    return _list(kernel.values.lines(given.words))
+def list_values(tables: Tables, given: Arguments) -> str:
+    return _list(tables.values.lines(given.words))
 
 
-def make_socket(kernel: Kernel, given: Arguments) -> str:
-    return _list([str(kernel.sockets.make(given.name, specify_socket(given.options)))])
+def make_socket(tables: Tables, given: Arguments) -> str:
+    return _list([str(tables.sockets.make(given.name, specify_socket(given.options)))])
 
 
-async def make_process(kernel: Kernel, given: Arguments) -> str | Watching:
-    process, line = await kernel.processes.make(given.name, specify(given.options, given.words))
+async def make_process(tables: Tables, given: Arguments) -> str | Watching:
+    process, line = await tables.processes.make(given.name, specify(given.options, given.words))
     line = _list([line])
-    return Watching(line, Watch(kernel.processes, [process])) if given.options.get("watch") else line
+    return Watching(line, Watch(tables.processes, [process])) if given.options.get("watch") else line
 
 
-def remove_sockets(kernel: Kernel, given: Arguments) -> str:
-    kernel.sockets.remove(given.words)
+def remove_sockets(tables: Tables, given: Arguments) -> str:
+    tables.sockets.remove(given.words)
     return ""
 
 
-def remove_processes(kernel: Kernel, given: Arguments) -> str:
-    kernel.processes.remove(given.words)
+def remove_processes(tables: Tables, given: Arguments) -> str:
+    tables.processes.remove(given.words)
     return ""
 
 
-def remove_values(kernel: Kernel, given: Arguments) -> str:
-    kernel.values.remove(given.words)
+def remove_values(tables: Tables, given: Arguments) -> str:
+    tables.values.remove(given.words)
     return ""
 
 
-def watch_processes(kernel: Kernel, given: Arguments) -> Watching:
-    found = kernel.processes.select(given.words, required=True)
+def watch_processes(tables: Tables, given: Arguments) -> Watching:
+    found = tables.processes.select(given.words, required=True)
     if not found:
         raise Error("Nothing to watch")
-    return Watching(f"Watching {len(found)}", Watch(kernel.processes, found))
+    return Watching(f"Watching {len(found)}", Watch(tables.processes, found))
 
 
-def describe_sockets(kernel: Kernel, given: Arguments) -> str:
-    return _list([describe.line(describe.describe_socket(each)) for each in kernel.sockets.select(given.words)])
+def describe_sockets(tables: Tables, given: Arguments) -> str:
+    return _list([describe.line(describe.describe_socket(each)) for each in tables.sockets.select(given.words)])
 
 
-def describe_processes(kernel: Kernel, given: Arguments) -> str:
-    return _list([describe.line(describe.describe_process(each)) for each in kernel.processes.select(given.words)])
+def describe_processes(tables: Tables, given: Arguments) -> str:
+    return _list([describe.line(describe.describe_process(each)) for each in tables.processes.select(given.words)])
 
 
-def describe_values(kernel: Kernel, given: Arguments) -> str:
-    names = kernel.values.select(given.words)
-    return _list([describe.line({"name": name, "value": kernel.values.get(name)}) for name in names])
+def describe_values(tables: Tables, given: Arguments) -> str:
+    names = tables.values.select(given.words)
+    return _list([describe.line({"name": name, "value": tables.values.get(name)}) for name in names])
 
 
-def describe_server(kernel: Kernel, given: Arguments) -> str:
-    held = {"sockets": len(kernel.sockets), "processes": len(kernel.processes), "running": kernel.processes.running}
-    return describe.line({**kernel.server(), **held, "values": len(kernel.values)})
+def describe_server(tables: Tables, given: Arguments) -> str:
+    held = {"sockets": len(tables.sockets), "processes": len(tables.processes), "running": tables.processes.running}
+    return describe.line({**tables.server(), **held, "values": len(tables.values)})
 
 
-def read_output(kernel: Kernel, given: Arguments) -> Output:
+def read_output(tables: Tables, given: Arguments) -> Output:
     options = dict(given.options)
     after, before = (_positions(name, options.pop(f"{name}.", {})) for name in ("after", "before"))
-    return Output(Reading(kernel.processes, Query(given.words, after=after, before=before, **options)))
+    return Output(Reading(tables.processes, Query(given.words, after=after, before=before, **options)))
 
 
 def _positions(option: str, texts: dict[str, str]) -> dict[int, int]:
@@ -155,26 +155,26 @@ def _list(lines: list[str]) -> str:
     return "\n".join(line.replace("\n", " ") for line in lines)
 
 
-def set_value(kernel: Kernel, given: Arguments) -> str:
+def set_value(tables: Tables, given: Arguments) -> str:
     if given.name == "*" and not given.words:
         raise Error("Value requires a name")
-    kernel.values.set(given.name, " ".join(given.words))
+    tables.values.set(given.name, " ".join(given.words))
     return ""
 
 
-def get_value(kernel: Kernel, given: Arguments) -> str:
-    return kernel.values.get(given.name)
+def get_value(tables: Tables, given: Arguments) -> str:
+    return tables.values.get(given.name)
 
 
-def quit_session(kernel: Kernel, given: Arguments) -> Leave:
+def quit_session(tables: Tables, given: Arguments) -> Leave:
     return Leave("ok\n")
 
 
-def exit_if_idle(kernel: Kernel, given: Arguments) -> str | Leave:
-    return Leave("Exiting papa!\n> ", exit=True) if kernel.idle else "not idle"
+def exit_if_idle(tables: Tables, given: Arguments) -> str | Leave:
+    return Leave("Exiting papa!\n> ", exit=True) if tables.idle else "not idle"
 
 
-def show_help(kernel: Kernel, given: Arguments) -> str:
+def show_help(tables: Tables, given: Arguments) -> str:
     try:
         return GRAMMAR.help(given.words)
     except Error as error:  # the original answers this without "Error:"

@@ -11,7 +11,7 @@ import pytest
 
 from papad.daemon import connection as module
 from papad.daemon.commands.grammar import Command, Grammar
-from papad.daemon.commands.table import Kernel, Output
+from papad.daemon.commands.table import Output, Tables
 from papad.daemon.connection import TRANSITIONS, Connection, IllegalTransition, Mode
 from papad.daemon.delivery.reader import Query, Reading
 from papad.daemon.peers import Peers
@@ -21,8 +21,8 @@ from tests.support.lives import Lives, make, until
 class Host:
     """What a connection needs of the server."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
         self.peers = Peers()
         self.exit_when_idle = False
         self.on_change = lambda: None
@@ -38,20 +38,20 @@ class Host:
 def test_a_command_at_work_may_end_in_output(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the line after it waits until that is written."""
 
-    async def slow(kernel: Kernel, words: list[str]) -> Output:
+    async def slow(tables: Tables, words: list[str]) -> Output:
         await asyncio.sleep(0)
-        return Output(Reading(kernel.processes, Query([])))
+        return Output(Reading(tables.processes, Query([])))
 
     monkeypatch.setattr(module, "GRAMMAR", Grammar([Command(("slow",), "slow", "output, later", slow)]))
 
-    async def act(kernel: Kernel) -> str:
-        process = await make(kernel, "x", "echo hello; exit 3")
+    async def act(tables: Tables) -> str:
+        process = await make(tables, "x", "echo hello; exit 3")
         await until(lambda: process.closed, "it is closed")
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        connection = Connection(Host(kernel), ours, None)  # type: ignore[arg-type]
+        connection = Connection(Host(tables), ours, None)  # type: ignore[arg-type]
         await loop.connect_accepted_socket(lambda: connection, ours)
         await loop.sock_sendall(theirs, b"slow\nslow\n")
         theirs.shutdown(socket.SHUT_WR)

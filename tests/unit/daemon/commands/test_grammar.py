@@ -30,7 +30,7 @@ MAKE = Command(
     needs_name="Thing requires a name",
     options=(Option("size", whole, "how large"),),
     prefixes={"env.NAME": "a variable"},
-    handler=lambda kernel, given: given,
+    handler=lambda tables, given: given,
 )
 
 

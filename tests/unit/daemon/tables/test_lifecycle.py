@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from papad.daemon.commands.table import Kernel
+from papad.daemon.commands.table import Tables
 from papad.daemon.tables.launch import specify
 from papad.daemon.tables.process import TRANSITIONS, IllegalTransition, Process, State
 from papad.daemon.tables.sockets import specify as specify_socket
@@ -36,8 +36,8 @@ CALLS = (
 def closing(name: str) -> Act:
     """Wait for the close of a process; what is then known of it."""
 
-    async def act(kernel: Kernel) -> dict[str, Any]:
-        process = process_of(kernel, name)
+    async def act(tables: Tables) -> dict[str, Any]:
+        process = process_of(tables, name)
         await until(lambda: process.closed, f"{name} is closed")
         return seen(process)
 
@@ -66,12 +66,12 @@ def test_a_process_in_any_state_is_back_after_a_kill_with_every_byte_and_its_exi
     gate = tmp_path / "gate"
     os.mkfifo(gate)
 
-    async def begin(kernel: Kernel) -> list[Any]:
-        process = await make(kernel, state, script.format(gate=gate), **options)
+    async def begin(tables: Tables) -> list[Any]:
+        process = await make(tables, state, script.format(gate=gate), **options)
         return [process.pid, process.started, str(process)]
 
-    async def again(kernel: Kernel) -> list[Any]:
-        process = await make(kernel, state, script.format(gate=gate), **options)  # the same spec: the same process
+    async def again(tables: Tables) -> list[Any]:
+        process = await make(tables, state, script.format(gate=gate), **options)  # the same spec: the same process
         return [process.pid, process.started, process.name]
 
     pid, started, _ = lives.report(begin)
@@ -94,20 +94,20 @@ def dead(pid: int) -> bool:
 
 
 def test_what_was_acknowledged_does_not_come_again(lives: Lives) -> None:
-    async def acknowledge(kernel: Kernel) -> str:
-        process = await make(kernel, "x", "echo one; echo two; exit 2")
+    async def acknowledge(tables: Tables) -> str:
+        process = await make(tables, "x", "echo one; echo two; exit 2")
         await until(lambda: process.closed, "it is closed")
         assert process.ring is not None
         process.ring.acknowledge(0, 4)
         return output(process)["out"]
 
-    async def forget(kernel: Kernel) -> str:
-        text = output(process_of(kernel, "x"))["out"]
-        kernel.processes.forget(process_of(kernel, "x"))
+    async def forget(tables: Tables) -> str:
+        text = output(process_of(tables, "x"))["out"]
+        tables.processes.forget(process_of(tables, "x"))
         return text
 
-    async def lines(kernel: Kernel) -> list[str]:
-        return kernel.processes.lines([])
+    async def lines(tables: Tables) -> list[str]:
+        return tables.processes.lines([])
 
     assert lives.report(acknowledge) == "two\n"
     assert lives.report(forget) == "two\n"
@@ -118,13 +118,13 @@ def test_a_process_removed_while_it_ran_is_still_drained_and_then_forgotten(live
     gate, done = tmp_path / "gate", tmp_path / "done"
     os.mkfifo(gate)
 
-    async def remove(kernel: Kernel) -> None:
-        await make(kernel, "x", f"read x <{gate}; seq 100000 && echo unharmed >{done}; exit 3")
-        kernel.processes.remove(["x"])
+    async def remove(tables: Tables) -> None:
+        await make(tables, "x", f"read x <{gate}; seq 100000 && echo unharmed >{done}; exit 3")
+        tables.processes.remove(["x"])
 
-    async def drained(kernel: Kernel) -> list[str]:
-        await until(lambda: not kernel.processes.lines([]), "it is forgotten")
-        return kernel.processes.lines([])
+    async def drained(tables: Tables) -> list[str]:
+        await until(lambda: not tables.processes.lines([]), "it is forgotten")
+        return tables.processes.lines([])
 
     lives.live(remove)
     gate.write_text("go\n")
@@ -133,18 +133,18 @@ def test_a_process_removed_while_it_ran_is_still_drained_and_then_forgotten(live
 
 
 def test_values_sockets_and_the_bytes_in_a_backlog_are_back(lives: Lives) -> None:
-    async def begin(kernel: Kernel) -> list[Any]:
-        kernel.values.set("a", "one  two caf\u00e9")
-        kernel.values.set("gone", "x")
-        kernel.values.set("gone", "")
-        kernel.values.set("large", "x" * (3 << 20))
-        made = kernel.sockets.make("web", specify_socket({}))
-        return [kernel.values.lines([]), str(made), os.fstat(made.sock.fileno()).st_ino]
+    async def begin(tables: Tables) -> list[Any]:
+        tables.values.set("a", "one  two caf\u00e9")
+        tables.values.set("gone", "x")
+        tables.values.set("gone", "")
+        tables.values.set("large", "x" * (3 << 20))
+        made = tables.sockets.make("web", specify_socket({}))
+        return [tables.values.lines([]), str(made), os.fstat(made.sock.fileno()).st_ino]
 
-    async def after(kernel: Kernel) -> list[Any]:
-        made = kernel.sockets.get("web")
+    async def after(tables: Tables) -> list[Any]:
+        made = tables.sockets.get("web")
         assert made is not None
-        return [kernel.values.lines([]), str(made), os.fstat(made.sock.fileno()).st_ino]
+        return [tables.values.lines([]), str(made), os.fstat(made.sock.fileno()).st_ino]
 
     assert lives.report(begin) == lives.report(after) == lives.report(after)
 
@@ -154,9 +154,9 @@ def test_exit_codes_of_those_who_end_while_nobody_is_there(lives: Lives, tmp_pat
     gate = tmp_path / "gate"
     os.mkfifo(gate)
 
-    async def begin(kernel: Kernel) -> int:
-        await make(kernel, "x", f"echo before; read x <{gate}; echo after; exit 9")
-        return kernel.processes._spawner.pid
+    async def begin(tables: Tables) -> int:
+        await make(tables, "x", f"echo before; read x <{gate}; echo after; exit 9")
+        return tables.processes._spawner.pid
 
     nursery = lives.report(begin)
     if not alive:
@@ -167,9 +167,9 @@ def test_exit_codes_of_those_who_end_while_nobody_is_there(lives: Lives, tmp_pat
     assert found["out"] == "before\nafter\n"
     assert found["code"] == 9 or (not alive and found["code"] == 256)
 
-    async def new(kernel: Kernel) -> int:
-        await make(kernel, "y", "exit 1")
-        return kernel.processes._spawner.pid
+    async def new(tables: Tables) -> int:
+        await make(tables, "y", "exit 1")
+        return tables.processes._spawner.pid
 
     assert (lives.report(new) == nursery) == alive
     assert lives.report(closing("y"))["code"] == 1
@@ -180,19 +180,19 @@ def test_killed_at_any_step_of_a_session_no_byte_and_no_exit_code_is_lost(lives:
     """The client does as clients do: what was not answered it asks again."""
     script = "echo out; echo err >&2; exit 7"
 
-    async def session(kernel: Kernel) -> None:
-        kernel.values.set("v", "1")
-        process = await make(kernel, "x", script)
-        kernel.values.set("v", "2")
+    async def session(tables: Tables) -> None:
+        tables.values.set("v", "1")
+        process = await make(tables, "x", script)
+        tables.values.set("v", "2")
         await until(lambda: process.closed, "x is closed")
-        kernel.values.set("v", "")
+        tables.values.set("v", "")
 
-    async def after(kernel: Kernel) -> list[Any]:
-        process = await make(kernel, "x", script)
+    async def after(tables: Tables) -> list[Any]:
+        process = await make(tables, "x", script)
         await until(lambda: process.closed, "x is closed")
         found = seen(process)
-        kernel.processes.forget(process)
-        return [found["out"], found["err"], found["code"], kernel.values.get("v") in ("", "1", "2")]
+        tables.processes.forget(process)
+        return [found["out"], found["err"], found["code"], tables.values.get("v") in ("", "1", "2")]
 
     step = offset
     while dies_at(step, CALLS, lambda: asyncio.run(life(lives.store, session))):
@@ -210,8 +210,8 @@ def test_killed_at_any_step_of_a_session_no_byte_and_no_exit_code_is_lost(lives:
 def test_a_start_that_cannot_be_recorded_is_still_captured_and_learnt_by_the_next_papad(
     lives: Lives, error: Exception
 ) -> None:
-    def patch(kernel: Kernel) -> None:
-        vault = kernel.processes._vault
+    def patch(tables: Tables) -> None:
+        vault = tables.processes._vault
         write = vault.write
 
         def failing(key: str, fields: Any, fds: Any = None) -> None:
@@ -221,8 +221,8 @@ def test_a_start_that_cannot_be_recorded_is_still_captured_and_learnt_by_the_nex
 
         vault.write = failing  # type: ignore[method-assign]
 
-    async def act(kernel: Kernel) -> None:
-        process = await asyncio.wait_for(make(kernel, "x", "seq 100000; exit 5"), 5)
+    async def act(tables: Tables) -> None:
+        process = await asyncio.wait_for(make(tables, "x", "seq 100000; exit 5"), 5)
         await until(lambda: process.exit is not None, "it is read, so that it can end", 5)
 
     def papad() -> None:
@@ -241,19 +241,19 @@ def test_a_damaged_process_record_is_dropped_alone(lives: Lives, tmp_path: Path)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
 
-    async def begin(kernel: Kernel) -> None:
+    async def begin(tables: Tables) -> None:
         for name in ("a", "b"):
-            await make(kernel, name, "echo hello; exit 1")
-        vault = kernel.processes._vault
+            await make(tables, name, "echo hello; exit 1")
+        vault = tables.processes._vault
         vault.write("process:7", {"name": "no-spec"})
         vault.write("process:nonsense", {"name": "x"})
         vault.write("process:8", {"name": "bad-spec", "spec": {"colour": "red"}})
         vault.write("process:9", {"name": "no-ring", "spec": {"args": [], "env": {}, "rlimits": {}}}, {"ring": 0})
 
-    async def names(kernel: Kernel) -> list[str]:
-        await until(lambda: all(each.closed for each in kernel.processes.select([])), "all are closed")
-        return [each.name for each in kernel.processes.select([])] + [
-            key for key in kernel.processes._vault.entries if key in ("process:7", "process:8", "process:9")
+    async def names(tables: Tables) -> list[str]:
+        await until(lambda: all(each.closed for each in tables.processes.select([])), "all are closed")
+        return [each.name for each in tables.processes.select([])] + [
+            key for key in tables.processes._vault.entries if key in ("process:7", "process:8", "process:9")
         ]
 
     lives.live(begin)
@@ -264,13 +264,13 @@ def test_a_damaged_process_record_is_dropped_alone(lives: Lives, tmp_path: Path)
 def test_spawned_without_forked_is_not_taken_for_a_start(lives: Lives) -> None:
     """It is left with the nursery, which tells all of it again to the next papad."""
 
-    async def act(kernel: Kernel) -> list[Any]:
-        await make(kernel, "first", "exit 0")  # there is a nursery
-        process = kernel.processes._begin("x", specify({}, ["/bin/sleep", "60"]))
+    async def act(tables: Tables) -> list[Any]:
+        await make(tables, "first", "exit 0")  # there is a nursery
+        process = tables.processes._begin("x", specify({}, ["/bin/sleep", "60"]))
         acknowledged: list[str] = []
-        spawner = kernel.processes._spawner
+        spawner = tables.processes._spawner
         spawner.acknowledge = lambda id, what: acknowledged.append(what) if id == process.id else None  # type: ignore[method-assign]
-        kernel.processes._lifecycle._reported({"id": process.id, "what": "spawned"}, [])
+        tables.processes._lifecycle._reported({"id": process.id, "what": "spawned"}, [])
         before = process.state.value, process.listed, list(acknowledged)
         assert process.ready is not None
         line = await process.ready
@@ -282,18 +282,18 @@ def test_spawned_without_forked_is_not_taken_for_a_start(lives: Lives) -> None:
 def test_a_forgotten_process_is_recorded_as_that_once(lives: Lives) -> None:
     """However much its grandchild writes."""
 
-    async def act(kernel: Kernel) -> list[Any]:
-        process = await make(kernel, "x", "(while :; do echo x; done) & exit 0")
+    async def act(tables: Tables) -> list[Any]:
+        process = await make(tables, "x", "(while :; do echo x; done) & exit 0")
         await until(lambda: process.exit is not None, "it has ended")
         drained: list[int] = []
-        capture = kernel.processes._lifecycle._capture
+        capture = tables.processes._lifecycle._capture
         drain = capture.drain
         capture.drain = lambda fd: drained.append(drain(fd)) or drained[-1]  # type: ignore[func-returns-value,method-assign]
-        kernel.processes.remove(["x"])
+        tables.processes.remove(["x"])
         await until(lambda: drained, "its grandchild's output is drained")
-        records = kernel.processes._vault._messages
+        records = tables.processes._vault._messages
         await until(lambda: len(drained) > 100, "more of it")
-        found = [process.state.value, kernel.processes._vault._messages - records]
+        found = [process.state.value, tables.processes._vault._messages - records]
         os.killpg(process.pid, signal.SIGKILL)
         await until(lambda: process.state is State.GONE, "nothing is left of it")
         return found
