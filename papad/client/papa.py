@@ -70,7 +70,7 @@ class Papa(Closing):
         self.connection: Client | None = None
         self._locate(given or find())
         anywhere = not given and not os.environ.get("PAPAD_SOCKET")
-        self.connection = self._first_connection(anywhere) if autostart and not self.spawned else self.another()
+        self.connection = self._first_connection(anywhere=anywhere) if autostart and not self.spawned else self.another()
 
     def close(self) -> None:
         """Close the connection. The next command opens a new one."""
@@ -161,7 +161,7 @@ class Papa(Closing):
         if isinstance(port_or_path, str) and not os.path.isabs(port_or_path):
             raise Error(f"The path of papad's socket must be absolute, not {port_or_path!r}")
 
-    def _first_connection(self, anywhere: bool) -> Client:
+    def _first_connection(self, *, anywhere: bool) -> Client:
         """Return the first connection, and start papad if none answers.
 
         With `anywhere`, no address was given, so a user's own papad is started if it has a unit.

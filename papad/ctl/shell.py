@@ -28,7 +28,7 @@ def run(call: Call, session: Session) -> int:
     failed = 0
     before = ["--no-pager"] * call.flag("no_pager")
     try:
-        while (words := _next_words(interactive)) != ["quit"]:
+        while (words := _next_words(interactive=interactive)) != ["quit"]:
             if words:
                 failed = interpret([*before, *words], session) or failed
                 session.revive()
@@ -38,7 +38,7 @@ def run(call: Call, session: Session) -> int:
     return 0 if interactive else failed
 
 
-def _next_words(interactive: bool) -> list[str]:
+def _next_words(*, interactive: bool) -> list[str]:
     """Return the words of the next line, `quit` at the end of input, none for an invalid line."""
     try:
         line = input(_PROMPT) if interactive else sys.stdin.readline()

@@ -125,7 +125,7 @@ def _readable(key: str, value: Any) -> str:
     if value is None:
         return "-"
     if key in ("started", "ended") and isinstance(value, float):
-        return f"{stamp(value, 'short-iso', False)} ({span(time.time() - value)} ago)"
+        return f"{stamp(value, 'short-iso', utc=False)} ({span(time.time() - value)} ago)"
     if key == "umask":
         return f"{value:04o}"
     if isinstance(value, list) and all(isinstance(each, str) for each in value):

@@ -147,7 +147,7 @@ _STAMPS = {
 }
 
 
-def stamp(timestamp: float, style: str, utc: bool) -> str:
+def stamp(timestamp: float, style: str, *, utc: bool) -> str:
     """Format a time for `-o short` and its variants."""
     seconds, microseconds = divmod(round(timestamp * 1e6), 1_000_000)
     if style == "short-unix":

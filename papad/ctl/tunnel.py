@@ -86,7 +86,7 @@ class Tunnel:
             hint += "\nWith several -H, ssh does not prompt for a password or about a host key"
         return _WHY.get(status, f"papactl on that host exited with status {status}"), hint
 
-    def close(self, at_once: bool = False) -> None:
+    def close(self, *, at_once: bool = False) -> None:
         """Wait for each ssh to exit, which it does when its connection is closed."""
         for near in self._begun:
             near.close()

@@ -117,13 +117,13 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     ],
 )
 def test_stamps(style: str, utc: bool, text: str) -> None:
-    assert stamp(NOW, style, utc) == text
+    assert stamp(NOW, style, utc=utc) == text
 
 
 def test_what_is_shown_is_understood() -> None:
     for style in ("short-iso", "short-full"):
-        assert parse(stamp(NOW, style, False)) == parse(stamp(NOW, style, True)) == int(NOW)
-    assert parse(stamp(NOW, "short-iso-precise", False)) == parse("@" + stamp(NOW, "short-unix", False)) == NOW
+        assert parse(stamp(NOW, style, utc=False)) == parse(stamp(NOW, style, utc=True)) == int(NOW)
+    assert parse(stamp(NOW, "short-iso-precise", utc=False)) == parse("@" + stamp(NOW, "short-unix", utc=False)) == NOW
 
 
 @pytest.mark.parametrize(
