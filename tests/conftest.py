@@ -1,1 +1,41 @@
-"""What all tests share. Fixtures of one part of the tests live beside that part."""
+"""What all tests share: a running papad, and a home. Other fixtures live beside the tests that use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.homes import opened
+from tests.support.papad import Daemon, empty, no_new_fds, running_papad
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A running papad for a module of tests, at a Unix path and a port."""
+    with running_papad(tmp_path_factory.mktemp("papad"), tcp=True) as found:
+        yield found
+
+
+@pytest.fixture
+def papad(daemon: Daemon) -> Iterator[Daemon]:
+    """The same, which holds nothing before and after each test, and the test leaves nothing open."""
+    with no_new_fds():
+        yield daemon
+    empty(daemon)
+
+
+@pytest.fixture
+def own_papad(tmp_path: Path) -> Iterator[Daemon]:
+    """A running papad for one test, which may end it."""
+    with running_papad(tmp_path, tcp=True) as found:
+        yield found
+
+
+@pytest.fixture
+def home(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A `Home` of the module of the test: a table, its vault, and an FD store that outlives both."""
+    with no_new_fds(), opened(request.module.Home) as made:
+        yield made

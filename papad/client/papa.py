@@ -70,7 +70,9 @@ class Papa(Closing):
         self.connection: Client | None = None
         self._locate(given or find())
         anywhere = not given and not os.environ.get("PAPAD_SOCKET")
-        self.connection = self._first_connection(anywhere=anywhere) if autostart and not self.spawned else self.another()
+        self.connection = (
+            self._first_connection(anywhere=anywhere) if autostart and not self.spawned else self.another()
+        )
 
     def close(self) -> None:
         """Close the connection. The next command opens a new one."""

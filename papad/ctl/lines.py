@@ -201,7 +201,9 @@ class Look(NamedTuple):
 
     def head(self, line: Line) -> str:
         """Return the time and name that precede a line."""
-        return f"{stamp(line.timestamp, self.style, utc=self.utc)} {safe(line.name.encode('utf-8', 'surrogateescape'))}: "
+        return (
+            f"{stamp(line.timestamp, self.style, utc=self.utc)} {safe(line.name.encode('utf-8', 'surrogateescape'))}: "
+        )
 
     def _painted(self, data: bytes, colour: str) -> bytes:
         return colour.encode() + data + PLAIN.encode() if self.colour else data

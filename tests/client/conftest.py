@@ -1,43 +1,15 @@
-"""A real papad for each module of tests, emptied after each test; and a relay before it."""
+"""The client, and a relay between it and the running papad."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from papad import Papa
-from papad.client.connection import Client
 from tests.client.relay import Relay
-from tests.support.papad import Daemon, no_new_fds, running_papad
-from tests.support.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running_papad(tmp_path_factory.mktemp("papad"), tcp=True) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def papad(daemon: Daemon) -> Iterator[Daemon]:
-    """An empty papad. Afterwards its processes are ended, and nothing of the test's own is left open."""
-    with no_new_fds():
-        yield daemon
-    with Client(daemon.path) as client:
-        for process in client.describe("processes"):
-            if process["running"]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process["pid"], signal.SIGKILL)
-        client.plain("remove", "processes")
-        client.plain("remove", "sockets")
-        for value in client.describe("values"):
-            client.command("set", value["name"])
-        wait_until(lambda: not client.command("list", "processes"), "no process is left")
+from tests.support.papad import Daemon
 
 
 @pytest.fixture

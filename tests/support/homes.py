@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 from papad.daemon.commands.table import GRAMMAR
 from papad.daemon.durable import parcel
@@ -12,6 +14,29 @@ from papad.daemon.tables.sockets import Socket, Sockets, specify
 from tests.support.papad import Store
 
 Content = dict[str, tuple[dict[str, Any], dict[str, int]]]  # key -> fields, inodes
+
+
+class Home(Protocol):
+    """A table, its vault, and an FD store that outlives both."""
+
+    store: Store
+
+    def leave(self) -> None:
+        """Close all that dies with a process."""
+
+
+H = TypeVar("H", bound=Home)
+
+
+@contextlib.contextmanager
+def opened(kind: Callable[[], H]) -> Iterator[H]:
+    """A new home, closed at the end with all that it holds."""
+    made = kind()
+    try:
+        yield made
+    finally:
+        made.leave()
+        made.store.close()
 
 
 class VaultHome:

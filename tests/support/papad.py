@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from papad.client.connection import Client
 from papad.daemon.durable.systemd import Service
 from tests.support.waiting import wait_until
 
@@ -303,6 +304,20 @@ def running_papad(folder: Path, *, tcp: bool = False) -> Iterator[Daemon]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     assert "Traceback" not in daemon.log, daemon.log
+
+
+def empty(daemon: Daemon) -> None:
+    """Remove all that a papad holds; its processes are killed."""
+    with Client(daemon.path) as client:
+        for process in client.describe("processes"):
+            if process["running"]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process["pid"], signal.SIGKILL)
+        client.plain("remove", "processes")
+        client.plain("remove", "sockets")
+        for value in client.describe("values"):
+            client.command("set", value["name"])
+        wait_until(lambda: not client.command("list", "processes"), "no process is left")
 
 
 def _descendants(pid: int) -> list[int]:

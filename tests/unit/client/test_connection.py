@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,7 @@ import pytest
 from papad.client.address import DEFAULT_PORT, find
 from papad.client.connection import Client
 from papad.errors import ConnectionLost, Error, TimedOut, Unreachable
-from tests.support.papad import WELCOME, Daemon, no_new_fds, running_papad
-
-
-@pytest.fixture(scope="module")
-def papad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running_papad(tmp_path_factory.mktemp("papad"), tcp=True) as daemon:
-        yield daemon
+from tests.support.papad import WELCOME, Daemon, no_new_fds
 
 
 def test_commands_are_answered_over_unix_and_tcp(papad: Daemon) -> None:
@@ -33,6 +26,7 @@ def test_commands_are_answered_over_unix_and_tcp(papad: Daemon) -> None:
 
 
 def test_answers_that_end_a_session_are_answers(papad: Daemon) -> None:
+    papad.ask("set a b")
     for words, answer in ((("quit",), "ok"), (("exit-if-idle",), "not idle")):
         with Client(papad.path) as client:
             assert client.command(*words) == answer

@@ -5,20 +5,16 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.papad import Daemon, running_papad
+from tests.support.papad import Daemon
 from tests.support.waiting import wait_until
 
 
 @pytest.fixture
-def papad(tmp_path: Path) -> Iterator[Daemon]:
-    """A papad that listens on, stopped, when this ends."""
-    with running_papad(tmp_path, tcp=True) as daemon:
-        yield daemon
+def papad(own_papad: Daemon) -> Daemon:
+    return own_papad
 
 
 def tell_to_end(papad: Daemon) -> None:

@@ -16,14 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from papad.protocol import wire
-from tests.support.papad import Daemon, Talk, open_fds, running_papad
+from tests.support.papad import Daemon, Talk, open_fds
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def papad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running_papad(tmp_path_factory.mktemp("papad"), tcp=True) as daemon:
-        yield daemon
 
 
 @pytest.fixture(params=["unix", "tcp"])

@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from papad.protocol import wire
-from tests.support.papad import Daemon, Talk, running_papad
+from tests.support.papad import Daemon, Talk
 from tests.support.waiting import wait_until
 
 Frame = tuple[str, str, Any, int]  # kind, name, data or number, position
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running_papad(tmp_path_factory.mktemp("papad")) as daemon:
-        yield daemon
-
-
 @pytest.fixture
-def papad(tmp_path: Path) -> Iterator[Daemon]:
-    with running_papad(tmp_path) as daemon:
-        yield daemon
+def papad(own_papad: Daemon) -> Daemon:
+    return own_papad
 
 
 def frames(talk: Talk, wanted: int | None = None) -> list[Frame]:
@@ -223,10 +215,10 @@ words = texts.filter(lambda text: "\0" not in text)
 
 @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(words, max_size=5), words, st.sets(st.integers(1, 200), max_size=5))
-def test_exact_lines_arrive_exactly(shared: Daemon, arguments: list[str], value: str, cuts: set[int]) -> None:
+def test_exact_lines_arrive_exactly(daemon: Daemon, arguments: list[str], value: str, cuts: set[int]) -> None:
     line = wire.exact_line(["make", "process", "p", ("env.A", value), ("shell", "0"), "/bin/true", *arguments])
     edges = [0, *sorted(cut for cut in cuts if cut < len(line)), len(line)]
-    with shared.connect() as talk:
+    with daemon.connect() as talk:
         for start, stop in itertools.pairwise(edges):
             talk.send(line[start:stop])
         assert talk.until(b"\n> ").startswith(b"p pid=")
@@ -258,11 +250,11 @@ def test_a_child_gets_the_very_bytes(papad: Daemon) -> None:
 @pytest.mark.parametrize(
     "line", ["%", "%%", "%%zz", "%list%2", "% ", "%set a%0Ab c", "%set %FF c", "%make process p%00 x"]
 )
-def test_a_bad_exact_line_is_one_error(shared: Daemon, line: str) -> None:
-    answer = shared.ask(line)
+def test_a_bad_exact_line_is_one_error(daemon: Daemon, line: str) -> None:
+    answer = daemon.ask(line)
     assert answer.startswith("Error: ")
     assert "\n" not in answer
-    assert shared.ask("get a") == ""
+    assert daemon.ask("get a") == ""
 
 
 def test_sockets_are_passed_as_systemd_does(papad: Daemon) -> None:

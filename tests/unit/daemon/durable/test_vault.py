@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from papad.daemon.durable import vault
 from papad.daemon.durable.vault import Vault
 from papad.errors import Error
-from tests.support.homes import Content
+from tests.support.homes import Content, opened
 from tests.support.homes import VaultHome as Home
 from tests.support.papad import dies_at, in_child, no_new_fds, open_fds
 
@@ -28,22 +27,6 @@ CALLS = (
     (os, "close"),
     (os, "pwrite"),
 )
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with no_new_fds(), new_home() as made:
-        yield made
-
-
-@contextlib.contextmanager
-def new_home() -> Iterator[Home]:
-    made = Home()
-    try:
-        yield made
-    finally:
-        made.leave()
-        made.store.close()
 
 
 @pytest.fixture
@@ -96,7 +79,7 @@ def test_the_same_holds_where_segments_are_small(home: Home) -> None:
 
 
 def _run(steps: list[tuple[Any, ...]]) -> None:
-    with no_new_fds(), new_home() as home:
+    with no_new_fds(), opened(Home) as home:
         for step in steps:
             kind, *rest = step
             key = rest[0] if rest else ""
@@ -197,7 +180,7 @@ def test_killed_at_any_step_of_a_start_the_next_start_finds_everything() -> None
 def _killed_at_each_step(act: Callable[[Home], None]) -> int:
     step = 0
     while True:
-        with no_new_fds(), new_home() as home:
+        with no_new_fds(), opened(Home) as home:
             written_for_a_compaction(home)
             assert home.store.kept
             alive = not dies_at(step, CALLS, lambda home=home: act(home))
@@ -220,7 +203,7 @@ def test_killed_at_any_step_of_a_change_it_is_there_or_not_but_never_half(change
     }
     step, outcomes = 0, set()
     while True:
-        with no_new_fds(), new_home() as home:
+        with no_new_fds(), opened(Home) as home:
             written_for_a_compaction(home)
             assert home.store.kept
             before = _plain(home.content())

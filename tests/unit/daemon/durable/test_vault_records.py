@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 
 import pytest
@@ -14,17 +14,7 @@ from papad.daemon.durable import parcel
 from papad.daemon.durable.vault import Vault, rebuilt
 from papad.daemon.tables.launch import Spec
 from tests.support.homes import VaultHome as Home
-from tests.support.papad import Store, no_new_fds
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with no_new_fds():
-        made = Home()
-        yield made
-        made.leave()
-        made.store.close()
-
+from tests.support.papad import Store
 
 V1 = [
     b'{"k":"value:a","set":{"value":"old"},"fds":[],"v":1}',

@@ -12,16 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.papad import Daemon, Talk, open_fds, running_papad
+from tests.support.papad import Daemon, Talk, open_fds
 from tests.support.waiting import wait_until
 
 Records = list[tuple[str, str, bytes | int]]
-
-
-@pytest.fixture(scope="module")
-def papad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with running_papad(tmp_path_factory.mktemp("papad"), tcp=True) as daemon:
-        yield daemon
 
 
 @pytest.fixture
@@ -29,10 +23,6 @@ def talk(papad: Daemon) -> Iterator[Talk]:
     with papad.connect() as talk:
         yield talk
     left = papad.ask("list processes")
-    papad.ask("remove processes *")
-    for pid in re.findall(r" pid=(\d+) running=True", left):
-        os.kill(int(pid), signal.SIGKILL)
-    wait_until(lambda: papad.ask("list processes") == "", "the table is empty for the next test")
     assert left == "", "a test must see its processes to their end"
 
 

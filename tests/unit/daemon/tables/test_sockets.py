@@ -18,16 +18,13 @@ from tests.support.homes import SocketsHome as Home
 from tests.support.papad import in_child, no_new_fds
 
 
-@pytest.fixture
-def home() -> Iterator[Home]:
-    umask = os.umask(0o027)
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """No test leaves another umask behind than it found."""
+    before = os.umask(0o027)
     os.umask(0o027)
-    with no_new_fds():
-        made = Home()
-        yield made
-        made.leave()
-        made.store.close()
-    assert os.umask(umask) == 0o027
+    yield
+    assert os.umask(before) == 0o027
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,6 @@ import pytest
 from papad.daemon.tables import sockets as module
 from papad.daemon.tables.sockets import clone
 from tests.support.homes import SocketsHome as Home
-from tests.support.papad import no_new_fds
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with no_new_fds():
-        made = Home()
-        yield made
-        made.leave()
-        made.store.close()
-
 
 REUSEPORT = ["x reuseport=1", "x reuseport=1 family=inet6", "x reuseport=1 interface=lo", "x reuseport=1 host=0.0.0.0"]
 

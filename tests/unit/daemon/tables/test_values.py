@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from papad.daemon.durable.vault import Vault
 from papad.daemon.tables.values import Values
 from papad.errors import Error
-from tests.support.papad import Store, no_new_fds
+from tests.support.papad import Store
 
 
 class Home:
@@ -35,15 +34,6 @@ class Home:
         self.leave()
         self.store = self.store.next()
         self._begin()
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with no_new_fds():
-        made = Home()
-        yield made
-        made.leave()
-        made.store.close()
 
 
 @pytest.mark.parametrize("value", ["x", "one  two", "caf\u00e9 \udce9", "x" * (3 << 20)], ids=len)
