@@ -1,16 +1,6 @@
-"""A client's connection: its commands and their replies, its watch, its reading.
+"""A client's connection: its commands and their replies, and one delivery at a time.
 
-    mode             the next line is                            next mode
-    COMMANDS         a command                                   AT_WORK, OPENING, READING
-    AT_WORK          kept: a command is still at work            COMMANDS
-    OPENING          kept: the client has not yet read the       WATCHING, UNACKNOWLEDGED;
-                     first line of its watch                     COMMANDS if nothing is left
-    WATCHING         kept: there is nothing to deliver           UNACKNOWLEDGED, COMMANDS
-    UNACKNOWLEDGED   the acknowledgement of a batch              WATCHING, COMMANDS
-    READING          kept until the output is written            COMMANDS, FOLLOWING
-    FOLLOWING        the end of following                        COMMANDS
-
-Any other change of mode is a bug and raises. Besides its mode, a connection has flags for its
+daemon/delivery/channel.py has its modes. Besides its mode, a connection has flags for its
 transport.
 
 Limits: a line has at most wire.MAX_LINE bytes. The daemon stops reading from a client that does not
@@ -20,8 +10,6 @@ read its answers, and while the client's next line is kept.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import enum
 import errno
 import functools
 import inspect
@@ -32,8 +20,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from papad.daemon.commands.table import GRAMMAR, Leave, Output, Tables, Watching
-from papad.daemon.delivery.reader import Reading
-from papad.daemon.delivery.watch import Watch
+from papad.daemon.delivery.batches import Batches
+from papad.daemon.delivery.channel import TRANSITIONS, Delivery, IllegalTransition, Mode
+from papad.daemon.delivery.frames import Frames
 from papad.daemon.peers import Peer, Peers
 from papad.errors import Error
 from papad.protocol import wire
@@ -43,7 +32,6 @@ log = logging.getLogger("papad")
 _LINES_A_TURN = 1000  # then other connections get a turn
 _FLUSH_SIZE = 256 * 1024
 _QUIET = 0.1  # seconds of silence after which a client is not in the middle of a request
-_EMPTY_BATCH_AFTER = 2.0  # seconds; the original client blocks in `read` after `ready` until then
 _RESOURCES = {
     errno.EMFILE,
     errno.EFBIG,
@@ -56,33 +44,8 @@ _RESOURCES = {
 }
 
 
-class Mode(enum.Enum):
-    """The mode of a connection; see the module's docstring."""
-
-    COMMANDS = "commands"
-    AT_WORK = "at work"
-    OPENING = "opening"
-    WATCHING = "watching"
-    UNACKNOWLEDGED = "unacknowledged"
-    READING = "reading"
-    FOLLOWING = "following"
-
-
-TRANSITIONS = {
-    Mode.COMMANDS: {Mode.AT_WORK, Mode.OPENING, Mode.READING},
-    Mode.AT_WORK: {Mode.COMMANDS},
-    Mode.OPENING: {Mode.WATCHING, Mode.UNACKNOWLEDGED, Mode.COMMANDS},
-    Mode.WATCHING: {Mode.UNACKNOWLEDGED, Mode.COMMANDS},
-    Mode.UNACKNOWLEDGED: {Mode.WATCHING, Mode.COMMANDS},
-    Mode.READING: {Mode.COMMANDS, Mode.FOLLOWING},
-    Mode.FOLLOWING: {Mode.COMMANDS},
-}
 _TAKES_LINES = {Mode.COMMANDS, Mode.UNACKNOWLEDGED, Mode.FOLLOWING}
 _OWES_ANSWER = {Mode.AT_WORK, Mode.READING}
-
-
-class IllegalTransition(Exception):
-    """A bug: something happened that this mode does not allow."""
 
 
 class Host(Protocol):
@@ -113,16 +76,14 @@ class Connection(asyncio.Protocol):
         self._lines: deque[bytes | wire.LineTooLong] = deque()  # received, not yet taken
         self._first = True  # the next line is the first, which may be HTTP from a browser
         self.mode = Mode.COMMANDS
-        self._full = False  # the client is not reading its answers
+        self.full = False  # the client is not reading its answers
         self._ended = False  # the client has finished sending
         self._leaving = False  # close when the last answer is written
-        self._scheduled = False  # _proceed will be called by the event loop
-        self._watch: Watch | None = None  # while OPENING, WATCHING, UNACKNOWLEDGED
-        self._idle: asyncio.TimerHandle | None = None  # sends an empty batch after a long silence
-        self._reading: Reading | None = None  # while READING, FOLLOWING
+        self._scheduled = False  # proceed will be called by the event loop
+        self._delivery: Delivery | None = None  # from OPENING or READING on, until COMMANDS again
         self._ending: asyncio.TimerHandle | None = None  # while draining: closes a quiet connection
 
-    def _enter(self, mode: Mode) -> None:
+    def enter(self, mode: Mode) -> None:
         """Change to `mode`. Raises IllegalTransition if the table has no such transition."""
         if mode not in TRANSITIONS[self.mode]:
             raise IllegalTransition(f"a connection cannot become {mode.value}: it is {self.mode.value}")
@@ -131,34 +92,33 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._write(wire.WELCOME)
+        self.write(wire.WELCOME)
 
     def data_received(self, data: bytes) -> None:
         self._lines.extend(self._reader.feed(data))
         if self._ending is not None:
             self.end_when_quiet()
-        self._proceed()
+        self.proceed()
 
     def eof_received(self) -> bool:
         self._ended = True
-        self._proceed()
+        self.proceed()
         return True  # keep the transport open: pending commands are still answered
 
     def pause_writing(self) -> None:
-        self._full = True
+        self.full = True
 
     def resume_writing(self) -> None:
-        self._full = False
-        if self._reading is not None:
-            asyncio.get_running_loop().call_soon(self._read_on, self._reading)
+        self.full = False
+        if self._delivery is not None:
+            self._delivery.resume()
         self._proceed_soon()  # not now: asyncio is in the middle of a write
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lines.clear()
         if self._ending is not None:
             self._ending.cancel()
-        self._end_watch()
-        self._end_reading()
+        self.end_delivery()
         self._server.left(self)
 
     def end_when_quiet(self) -> None:
@@ -180,11 +140,12 @@ class Connection(asyncio.Protocol):
         """Drop the connection at once."""
         self._transport.abort()
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client."""
         self._sent += len(data)
         self._transport.write(data)
 
-    def _proceed(self) -> None:
+    def proceed(self) -> None:
         """Take as many lines as possible now, and read more only when all are done."""
         self._scheduled = False
         out: list[bytes] = []
@@ -195,12 +156,12 @@ class Connection(asyncio.Protocol):
             size += len(answer)
             taken += 1
             if size > _FLUSH_SIZE:
-                self._write(b"".join(out))  # this may call pause_writing
+                self.write(b"".join(out))  # this may call pause_writing
                 out.clear()
                 size = 0
         if out:
-            self._write(b"".join(out))
-        if self._transport.is_closing():
+            self.write(b"".join(out))
+        if self.closing:
             return
         if self._lines and not self._leaving:
             self._transport.pause_reading()
@@ -214,10 +175,10 @@ class Connection(asyncio.Protocol):
     def _proceed_soon(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._proceed)
+            asyncio.get_running_loop().call_soon(self.proceed)
 
     def _takes_line(self) -> bool:
-        return self.mode in _TAKES_LINES and not (self._full or self._leaving or self._transport.is_closing())
+        return self.mode in _TAKES_LINES and not (self.full or self._leaving or self.closing)
 
     def _take(self, line: bytes | wire.LineTooLong) -> bytes:
         """Handle one line and return what to send."""
@@ -230,11 +191,10 @@ class Connection(asyncio.Protocol):
                 self._transport.abort()
                 return b""
         text = wire.decode(line)
-        if self.mode is Mode.FOLLOWING:
-            self._end_reading()
-            return wire.PROMPT
-        if self.mode is Mode.UNACKNOWLEDGED:
-            return self._acknowledged(stop=text.lower() == "q")
+        if self._delivery is not None:
+            answer = self._delivery.take(text)
+            self._server.on_change()
+            return answer
         return self._answer(self._call, line, text) if text else wire.PROMPT
 
     def _call(self, line: bytes, text: str) -> Any:
@@ -249,16 +209,16 @@ class Connection(asyncio.Protocol):
         try:
             result = function(*args)
             if inspect.iscoroutine(result):
-                self._enter(Mode.AT_WORK)
+                self.enter(Mode.AT_WORK)
                 self._server.run(self._wait_for(result))
                 return b""
             self._server.on_change()
             if isinstance(result, Watching):
-                return self._begin_watch(result)
+                return self._begin(Batches(result.line, result.watch, self))
             if isinstance(result, Leave):
                 return self._leave(result)
             if isinstance(result, Output):
-                return self._begin_reading(result.reading)
+                return self._begin(Frames(result.reading, self))
             return wire.reply(result)
         except Error as error:
             return wire.error(str(error))
@@ -279,14 +239,13 @@ class Connection(asyncio.Protocol):
             outcome = functools.partial(_raise, error)
         else:
             outcome = lambda: result  # noqa: E731
-        self._enter(Mode.COMMANDS)
+        self.enter(Mode.COMMANDS)
         reply = self._answer(outcome)
-        if not self._transport.is_closing():
-            self._write(reply)
-            self._proceed()
+        if not self.closing:
+            self.write(reply)
+            self.proceed()
         else:
-            self._end_watch()
-            self._end_reading()
+            self.end_delivery()
 
     def _leave(self, leave: Leave) -> bytes:
         self._leaving = True
@@ -294,139 +253,36 @@ class Connection(asyncio.Protocol):
             self._server.exit_when_idle = True
         return leave.text.encode()
 
-    # Reading: frames, until there are no more or, when following, until the client sends a line.
+    def _begin(self, delivery: Delivery) -> bytes:
+        self._delivery = delivery
+        return delivery.begin()
 
-    def _begin_reading(self, reading: Reading) -> bytes:
-        self._reading = reading
-        self._enter(Mode.READING)
-        asyncio.get_running_loop().call_soon(self._read_on, reading)
-        return b""
+    def end_delivery(self) -> None:
+        """End the current delivery, if any, and return to COMMANDS."""
+        if self._delivery is not None:
+            delivery, self._delivery = self._delivery, None
+            delivery.end()
+            self.enter(Mode.COMMANDS)
 
-    def _read_on(self, reading: Reading) -> None:
-        """Write the frames that are available, as long as the client reads them."""
-        if self._reading is not reading or self._transport.is_closing():
-            return
-        gathered: list[bytes] = []
-        size = 0
-        with contextlib.closing(reading.frames()) as frames:
-            for frame in frames:
-                gathered.append(frame)
-                size += len(frame)
-                if size > _FLUSH_SIZE:
-                    break
-        if gathered:
-            self._write(b"".join(gathered))
-        if size > _FLUSH_SIZE:
-            if not self._full:
-                asyncio.get_running_loop().call_soon(self._read_on, reading)
-        elif reading.query.follow:
-            reading.on_news = functools.partial(self._read_soon, reading)
-            if self.mode is Mode.READING:
-                self._enter(Mode.FOLLOWING)
-            self._proceed()
-        else:
-            self._write(wire.PROMPT if reading.found else wire.reply(""))
-            self._end_reading()
-            self._proceed()
+    # What a delivery uses besides
 
-    def _read_soon(self, reading: Reading) -> None:
-        reading.on_news = lambda: None  # one call is enough
-        if not self._full:
-            asyncio.get_running_loop().call_soon(self._read_on, reading)
+    @property
+    def closing(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._transport.is_closing()
 
-    def _end_reading(self) -> None:
-        if self._reading is not None:
-            self._reading.end()
-            self._reading = None
-            self._enter(Mode.COMMANDS)
+    @property
+    def draining(self) -> bool:
+        """Whether papad is stopping, so that no new batch may be delivered."""
+        return self._ending is not None
 
-    # Watching: first line, batch, acknowledgement, batch, …
-
-    def _begin_watch(self, watching: Watching) -> bytes:
-        """Begin a watch and return its first line.
-
-        The first batch must not arrive together with it: the original client would not notice it.
-        """
-        self._watch = watching.watch
-        self._enter(Mode.OPENING)
-        self._server.run(self._begin_batches(watching.watch))
-        return watching.line.encode("utf-8", "surrogateescape") + b"\n"
-
-    async def _begin_batches(self, watch: Watch) -> None:
-        """Deliver the first batch once the peer has read the first line.
-
-        No event signals that, so this polls at growing intervals.
-        """
-        delay = 0.0005
-        await asyncio.sleep(0)
-        while not self._transport.is_closing() and not self._has_read_all():
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 0.05)
-        if self._watch is watch:
-            loop = asyncio.get_running_loop()
-            watch.on_news = functools.partial(loop.call_soon, self._deliver, watch)
-            self._deliver(watch)
-
-    def _has_read_all(self) -> bool:
+    def has_read_all(self) -> bool:
+        """Return whether the client has read everything that was written."""
         return self._transport.get_write_buffer_size() == 0 and self._server.peers.has_read_all(self._sock, self._sent)
 
-    def _deliver(self, watch: Watch, *, even_empty: bool = False) -> None:
-        """Send a batch if this watch is current and its last batch was acknowledged."""
-        if self._watch is not watch or self.mode is Mode.UNACKNOWLEDGED:
-            return
-        if self._transport.is_closing() or self._ending is not None:
-            return
-        if not len(watch):
-            self._write(self._watched(wire.NOTHING_LEFT))
-            self._proceed()
-            return
-        records = watch.batch()
-        if records or even_empty:
-            self._enter(Mode.UNACKNOWLEDGED)
-            self._cancel_idle()
-            self._write(b"".join(records) + wire.BATCH_END)
-            self._proceed()
-            return
-        if self.mode is Mode.OPENING:
-            self._enter(Mode.WATCHING)
-        if self._idle is None:
-            self._idle = asyncio.get_running_loop().call_later(_EMPTY_BATCH_AFTER, self._deliver_empty, watch)
-
-    def _deliver_empty(self, watch: Watch) -> None:
-        self._idle = None
-        self._deliver(watch, even_empty=True)
-
-    def _acknowledged(self, *, stop: bool) -> bytes:
-        watch = self._watch
-        assert watch is not None
-        try:
-            watch.acknowledge()
-        except (OSError, Error) as error:
-            log.error("cannot record an acknowledgement; its output will be sent again: %s", error)
-        self._server.on_change()
-        if not len(watch):
-            return self._watched(wire.NOTHING_LEFT)
-        if stop:
-            return self._watched(wire.STOPPED)
-        self._enter(Mode.WATCHING)
-        asyncio.get_running_loop().call_soon(self._deliver, watch)
-        return b""
-
-    def _watched(self, text: str) -> bytes:
-        self._end_watch()
-        return wire.reply(text)
-
-    def _end_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.end()
-            self._watch = None
-            self._enter(Mode.COMMANDS)
-            self._cancel_idle()
-
-    def _cancel_idle(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the background."""
+        self._server.run(coroutine)
 
 
 def _raise(error: Exception) -> None:

@@ -73,5 +73,5 @@ def test_only_these_know_asyncio() -> None:
     """The tables below that of processes, and all that both sides share, are plain functions of their input."""
     knowing = {module for module, path in MODULES.items() if "import asyncio" in path.read_text()}
     tables = {f"tables.{name}" for name in ("process", "processes", "lifecycle")}
-    daemon = {"main", "server", "connection", "nursery.spawner", *tables}
+    daemon = {"main", "server", "connection", "nursery.spawner", "delivery.batches", "delivery.frames", *tables}
     assert knowing == {f"papad.daemon.{name}" for name in daemon} | {"papad.aio.connection", "papad.aio.papa"}

@@ -12,7 +12,8 @@ import pytest
 from papad.daemon import connection as module
 from papad.daemon.commands.grammar import Command, Grammar
 from papad.daemon.commands.table import Output, Tables
-from papad.daemon.connection import TRANSITIONS, Connection, IllegalTransition, Mode
+from papad.daemon.connection import Connection
+from papad.daemon.delivery.channel import TRANSITIONS, IllegalTransition, Mode
 from papad.daemon.delivery.reader import Query, Reading
 from papad.daemon.peers import Peers
 from tests.support.lives import Lives, make, until
@@ -75,8 +76,8 @@ def test_only_the_steps_of_the_table_are_taken() -> None:
             connection = Connection(None, None, None)  # type: ignore[arg-type]
             connection.mode = before
             if after in TRANSITIONS[before]:
-                connection._enter(after)
+                connection.enter(after)
                 assert connection.mode is after
             else:
                 with pytest.raises(IllegalTransition, match=f"it is {before.value}"):
-                    connection._enter(after)
+                    connection.enter(after)

@@ -1,0 +1,107 @@
+"""Delivers a watch: first line, batch, acknowledgement, batch, …"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+
+from papad.daemon.delivery.channel import Channel, Mode
+from papad.daemon.delivery.watch import Watch
+from papad.errors import Error
+from papad.protocol import wire
+
+log = logging.getLogger("papad")
+
+_EMPTY_BATCH_AFTER = 2.0  # seconds; the original client blocks in `read` after `ready` until then
+
+
+class Batches:
+    """The batches of one watch, each sent once the one before it is acknowledged."""
+
+    def __init__(self, line: str, watch: Watch, channel: Channel) -> None:
+        self._line = line
+        self._watch = watch
+        self._channel = channel
+        self._ended = False
+        self._idle: asyncio.TimerHandle | None = None  # sends an empty batch after a long silence
+
+    def begin(self) -> bytes:
+        """Return the first line of the watch.
+
+        The first batch must not arrive together with it: the original client would not notice it.
+        """
+        self._channel.enter(Mode.OPENING)
+        self._channel.run(self._open())
+        return self._line.encode("utf-8", "surrogateescape") + b"\n"
+
+    def take(self, line: str) -> bytes:
+        """Handle an acknowledgement."""
+        try:
+            self._watch.acknowledge()
+        except (OSError, Error) as error:
+            log.error("cannot record an acknowledgement; its output will be sent again: %s", error)
+        if not len(self._watch):
+            return self._last(wire.NOTHING_LEFT)
+        if line.lower() == "q":
+            return self._last(wire.STOPPED)
+        self._channel.enter(Mode.WATCHING)
+        asyncio.get_running_loop().call_soon(self._deliver)
+        return b""
+
+    def resume(self) -> None:
+        """Do nothing: a batch is only sent when the client has read the one before."""
+
+    def end(self) -> None:
+        """Stop; what is not acknowledged stays."""
+        self._ended = True
+        self._watch.end()
+        self._cancel_idle()
+
+    async def _open(self) -> None:
+        """Deliver the first batch once the peer has read the first line.
+
+        No event signals that, so this polls at growing intervals.
+        """
+        delay = 0.0005
+        await asyncio.sleep(0)
+        while not self._channel.closing and not self._channel.has_read_all():
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 0.05)
+        if not self._ended:
+            self._watch.on_news = functools.partial(asyncio.get_running_loop().call_soon, self._deliver)
+            self._deliver()
+
+    def _deliver(self, *, even_empty: bool = False) -> None:
+        """Send a batch, unless the last one is not acknowledged."""
+        channel = self._channel
+        if self._ended or channel.mode is Mode.UNACKNOWLEDGED or channel.closing or channel.draining:
+            return
+        if not len(self._watch):
+            channel.write(self._last(wire.NOTHING_LEFT))
+            channel.proceed()
+            return
+        records = self._watch.batch()
+        if records or even_empty:
+            channel.enter(Mode.UNACKNOWLEDGED)
+            self._cancel_idle()
+            channel.write(b"".join(records) + wire.BATCH_END)
+            channel.proceed()
+            return
+        if channel.mode is Mode.OPENING:
+            channel.enter(Mode.WATCHING)
+        if self._idle is None:
+            self._idle = asyncio.get_running_loop().call_later(_EMPTY_BATCH_AFTER, self._deliver_empty)
+
+    def _deliver_empty(self) -> None:
+        self._idle = None
+        self._deliver(even_empty=True)
+
+    def _last(self, text: str) -> bytes:
+        self._channel.end_delivery()
+        return wire.reply(text)
+
+    def _cancel_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None

@@ -1,0 +1,76 @@
+"""Delivers a reading: frames, until there are no more or, if it follows, until the client sends a line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from papad.daemon.delivery.channel import Channel, Mode
+from papad.daemon.delivery.reader import Reading
+from papad.protocol import wire
+
+_FLUSH_SIZE = 256 * 1024
+
+
+class Frames:
+    """The frames of one reading, sent as fast as the client reads them."""
+
+    def __init__(self, reading: Reading, channel: Channel) -> None:
+        self._reading = reading
+        self._channel = channel
+        self._ended = False
+
+    def begin(self) -> bytes:
+        """Begin with the next turn of the event loop."""
+        self._channel.enter(Mode.READING)
+        self.resume()
+        return b""
+
+    def take(self, line: str) -> bytes:
+        """End following, at any line."""
+        self._channel.end_delivery()
+        return wire.PROMPT
+
+    def resume(self) -> None:
+        """Go on with the next turn of the event loop."""
+        asyncio.get_running_loop().call_soon(self._write_on)
+
+    def end(self) -> None:
+        """Stop reading."""
+        self._ended = True
+        self._reading.end()
+
+    def _write_on(self) -> None:
+        """Write the frames that are available, as long as the client reads them."""
+        channel, reading = self._channel, self._reading
+        if self._ended or channel.closing:
+            return
+        gathered: list[bytes] = []
+        size = 0
+        with contextlib.closing(reading.frames()) as frames:
+            for frame in frames:
+                gathered.append(frame)
+                size += len(frame)
+                if size > _FLUSH_SIZE:
+                    break
+        if gathered:
+            channel.write(b"".join(gathered))
+        if size > _FLUSH_SIZE:
+            self._unless_full()
+        elif reading.query.follow:
+            reading.on_news = self._on_news
+            if channel.mode is Mode.READING:
+                channel.enter(Mode.FOLLOWING)
+            channel.proceed()
+        else:
+            channel.write(wire.PROMPT if reading.found else wire.reply(""))
+            channel.end_delivery()
+            channel.proceed()
+
+    def _on_news(self) -> None:
+        self._reading.on_news = lambda: None  # one call is enough
+        self._unless_full()
+
+    def _unless_full(self) -> None:
+        if not self._channel.full:
+            self.resume()
