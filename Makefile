@@ -71,9 +71,8 @@ coverage: setup-dev  ## branch coverage of the unit tests
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# Two at a time: those on one booted Debian, and meanwhile those on the other, or on none.
 test: check  ## check, then every test, on a booted systemd too
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 install:  ## put papad in place, or a newer one; honours DESTDIR=
 	@scripts/install '$(PYTHON)' '$(DESTDIR)'
