@@ -178,9 +178,11 @@ class Sockets:
 
 def specify(options: dict[str, Any]) -> Spec:
     """Return the spec for parsed options, with defaults. Raises Error if they contradict."""
+    # A flag is 1, or as if it had not been given.
+    options = {name: 1 if value is True else value for name, value in options.items() if value is not False}
     path = options.get("path")
     family = options.get("family", "unix" if path else "inet")
-    sockopts = _sockopts(options)
+    sockopts = {each.name: options[each.name] for each in SOCKET_OPTIONS if each.sockopt and each.name in options}
     spec = Spec(family, options.get("type", "stream"), options.get("backlog", 5), sockopts=sockopts)
     if family == "unix":
         if not path or not os.path.isabs(path) or path.endswith("/"):
@@ -204,11 +206,6 @@ def specify(options: dict[str, Any]) -> Spec:
         interface=interface,
         reuseport="1" if options.get("reuseport") else None,
     )
-
-
-def _sockopts(options: dict[str, Any]) -> dict[str, Any]:
-    given = {each.name: options[each.name] for each in SOCKET_OPTIONS if each.sockopt and each.name in options}
-    return {name: int(value) if isinstance(value, bool) else value for name, value in given.items()}
 
 
 def clone(of: Socket) -> socket.socket:

@@ -54,6 +54,10 @@ def test_an_option_that_is_declared_is_known_everywhere(tmp_path: Path) -> None:
                 assert papa.make_socket("two", family=10, v6only=1)["v6only"] == "1"
                 with pytest.raises(Exception, match="has already been created"):
                     papa.make_socket("two", family=10, v6only=0)
+                plain = papa.make_socket("plain", family=10, v6only=0)
+                assert "v6only" not in plain
+                assert papa.make_socket("plain", family=10) == plain
+                assert "v6only" not in papa.make_socket("unix", path=str(tmp_path / "unix"), v6only=0)
                 with pytest.raises(Exception, match="v6only must be 0 or 1"):
                     papa.make_socket("three", family=10, v6only="maybe")
                 with pytest.raises(Exception, match="A Unix socket has no v6only"):
