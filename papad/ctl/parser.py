@@ -141,14 +141,17 @@ class _Parse:
                 self._option(word)
             else:
                 self._word(word)
+        command = self._finished()
+        return Call(command, self.options, self.words, self.pairs)
+
+    def _finished(self) -> Command:
+        """Return the command, or `help` if help is asked for. Raises Usage."""
         if "help" in self.options or (self.command is None and "version" in self.options):
-            self._ask_for_help()
-        elif self.command is None:
+            return self._help()
+        if self.command is None:
             raise self._unfinished()
-        else:
-            self._check(self.command)
-        assert self.command is not None
-        return Call(self.command, self.options, self.words, self.pairs)
+        self._check(self.command)
+        return self.command
 
     def _take_rest(self) -> None:
         while self.argv and self.command is None:
@@ -249,11 +252,13 @@ class _Parse:
             hint = f"papactl help {self.command.name} lists its options"
         return hint + ("\nPut the command to run, with its own options, after --" if self.command.tail else "")
 
-    def _ask_for_help(self) -> None:
-        asks = find(["help"], self.commands)
-        if self.command is not asks:
+    def _help(self) -> Command:
+        """Return `help`, with the command that was typed as its words."""
+        asked = find(["help"], self.commands)
+        assert asked is not None
+        if self.command is not asked:
             self.words = [*self.command.words] if self.command else self.typed
-            self.command = asks
+        return asked
 
     def _unfinished(self) -> Usage:
         """Return what to say of a command line without a whole command."""

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from papad.daemon.commands.table import GRAMMAR, Leave, Output, Tables, Watching
 from papad.daemon.delivery.batches import Batches
-from papad.daemon.delivery.channel import TRANSITIONS, Delivery, IllegalTransition, Mode
+from papad.daemon.delivery.channel import FLUSH_SIZE, TRANSITIONS, Delivery, IllegalTransition, Mode
 from papad.daemon.delivery.frames import Frames
 from papad.daemon.peers import Peer, Peers
 from papad.errors import Error
@@ -30,7 +30,6 @@ from papad.protocol import wire
 log = logging.getLogger("papad")
 
 _LINES_A_TURN = 1000  # then other connections get a turn
-_FLUSH_SIZE = 256 * 1024
 _QUIET = 0.1  # seconds of silence after which a client is not in the middle of a request
 _RESOURCES = {
     errno.EMFILE,
@@ -155,7 +154,7 @@ class Connection(asyncio.Protocol):
             out.append(answer)
             size += len(answer)
             taken += 1
-            if size > _FLUSH_SIZE:
+            if size > FLUSH_SIZE:
                 self.write(b"".join(out))  # this may call pause_writing
                 out.clear()
                 size = 0

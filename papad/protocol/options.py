@@ -78,13 +78,16 @@ class SocketOption(NamedTuple):
     @property
     def help(self) -> str:
         """What `help make socket` says about it."""
-        before = f"{self.only}: " if self.only else ""
-        return f"{before}{'' if self.metavar else '1 to '}{self.description}{', in decimal' if self.octal else ''}"
+        return self._described("" if self.metavar else "1 to ", base="decimal")
 
     @property
     def papactl_help(self) -> str:
         """What papactl says about it."""
-        return f"{self.only}: " * bool(self.only) + self.description + ", in octal" * self.octal
+        return self._described("", base="octal")
+
+    def _described(self, before: str, *, base: str) -> str:
+        sockets = f"{self.only}: " if self.only else ""
+        return sockets + before + self.description + (f", in {base}" if self.octal else "")
 
 
 SOCKET_OPTIONS = (

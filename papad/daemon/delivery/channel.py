@@ -19,6 +19,9 @@ import enum
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+FLUSH_SIZE = 256 * 1024
+"""Bytes that are gathered before they are written."""
+
 
 class Mode(enum.Enum):
     """The mode of a connection; see the module's docstring."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from papad.daemon.delivery.channel import Channel, Mode
+from papad.daemon.delivery.channel import FLUSH_SIZE, Channel, Mode
 from papad.daemon.delivery.reader import Reading
 from papad.protocol import wire
-
-_FLUSH_SIZE = 256 * 1024
 
 
 class Frames:
@@ -51,11 +49,11 @@ class Frames:
             for frame in frames:
                 gathered.append(frame)
                 size += len(frame)
-                if size > _FLUSH_SIZE:
+                if size > FLUSH_SIZE:
                     break
         if gathered:
             channel.write(b"".join(gathered))
-        if size > _FLUSH_SIZE:
+        if size > FLUSH_SIZE:
             self._unless_full()
         elif reading.query.follow:
             reading.on_news = self._on_news
