@@ -63,7 +63,7 @@ docs: setup  ## bring docs/protocol.md up to date with the command table
 	$(BIN)/python scripts/docs
 
 unit: setup-dev  ## the unit tests: no container, no root, under a minute
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n 2 tests/unit
 
 coverage: setup-dev  ## branch coverage of the unit tests
 	$(BIN)/coverage erase
@@ -71,8 +71,9 @@ coverage: setup-dev  ## branch coverage of the unit tests
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+# Two at a time: those on one booted Debian, and meanwhile those on the other, or on none.
 test: check  ## check, then every test, on a booted systemd too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 install:  ## put papad in place, or a newer one; honours DESTDIR=
 	@scripts/install '$(PYTHON)' '$(DESTDIR)'

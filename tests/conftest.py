@@ -12,6 +12,14 @@ from tests.support.homes import opened
 from tests.support.papad import Daemon, empty, no_new_fds, running_papad
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where two run at a time, all tests on one booted Debian are for one of them, and the others for one, too."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            release = getattr(item, "callspec", None) and item.callspec.params.get("machine")
+            item.add_marker(pytest.mark.xdist_group(release or "no machine"))
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A running papad for a module of tests, at a Unix path and a port."""

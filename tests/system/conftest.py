@@ -14,8 +14,6 @@ from tests.system.packages import Built
 from tests.system.papad import USER, Papad, furnish
 from tests.system.trees import selected_releases, tree
 
-SKIPPED = pytest.StashKey[str]()
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -24,10 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def bootable(pytestconfig: pytest.Config) -> None:
+def bootable() -> None:
     """Skip, and say so at the end, where no container can be booted."""
     if reason := why_not():
-        pytestconfig.stash[SKIPPED] = reason
         pytest.skip(reason)
 
 
@@ -84,7 +81,8 @@ def own(machine: Machine) -> Iterator[Papad]:
     wait_until(lambda: not ready.exists(), "the user manager has ended")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if reason := config.stash.get(SKIPPED, None):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = [report.nodeid for report in terminalreporter.stats.get("skipped", [])]
+    if any(each.startswith("tests/system/") for each in skipped) and (reason := why_not()):
         terminalreporter.section("NOT TESTED")
         terminalreporter.line(f"Nothing was tested on a booted systemd: {reason}.")

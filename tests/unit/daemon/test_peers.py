@@ -6,7 +6,9 @@ import contextlib
 import grp
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,25 +35,26 @@ def peers() -> Iterator[Peers]:
 
 
 @pytest.fixture
-def listen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[socket.AddressFamily], socket.socket]]:
+def listen() -> Iterator[Callable[[socket.AddressFamily], socket.socket]]:
+    """Listen where strangers can connect: pytest's folders are closed to them."""
     opened: list[socket.socket] = []
+    folder = tempfile.TemporaryDirectory(prefix="papad-")
+    Path(folder.name).chmod(0o755)
 
     def listen(family: socket.AddressFamily) -> socket.socket:
         listener = socket.socket(family)
         opened.append(listener)
-        path = tmp_path_factory.mktemp("p") / "s"
+        path = Path(folder.name, f"s{len(opened)}")
         listener.bind(
             str(path) if family == socket.AF_UNIX else ("::1" if family == socket.AF_INET6 else "127.0.0.1", 0)
         )
         if family == socket.AF_UNIX:
             path.chmod(0o777)
-            for folder in path.parents[:3]:
-                folder.chmod(0o755)
         listener.listen(300)
         listener.settimeout(5)
         return listener
 
-    with no_new_fds():
+    with folder, no_new_fds():
         yield listen
         for each in opened:
             each.close()
