@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import signal
 from collections.abc import Callable, Coroutine
@@ -27,18 +26,6 @@ def run(address: str | int, body: Body) -> None:
             await body(p)
 
     asyncio.run(main(), debug=True)
-
-
-def test_it_has_the_methods_of_the_blocking_one() -> None:
-    """But for `fileno`: what it would tell of is read by the event loop."""
-    for name, method in inspect.getmembers(package.Papa, callable):
-        if not name.startswith("_") and name != "fileno":
-            ours = getattr(aio.Papa, name)
-            assert list(inspect.signature(ours).parameters.values()) == list(
-                inspect.signature(method).parameters.values()
-            )
-            later = inspect.iscoroutinefunction(ours) or inspect.ismethod(ours)
-            assert later or name in ("output", "follow", "close"), name
 
 
 def test_watch_immediately(papad: Daemon) -> None:

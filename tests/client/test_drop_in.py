@@ -180,19 +180,6 @@ def test_a_value_that_is_false_clears(p: Papa, nothing: object) -> None:
     assert p.list_values() == {}
 
 
-@pytest.mark.parametrize("name", ["", None])
-def test_nothing_goes_without_a_name(p: Papa, name: str) -> None:
-    for what, call in (
-        ("Socket", lambda: p.make_socket(name)),
-        ("Process", lambda: p.make_process(name, "/bin/true")),
-        ("Value", lambda: p.set(name, "x")),
-        ("Value", lambda: p.get(name)),
-    ):
-        with pytest.raises(Error, match=f"{what} requires a name"):
-            call()  # type: ignore[no-untyped-call]
-    assert (p.list_sockets(), p.list_processes(), p.list_values()) == ({}, {}, {})
-
-
 def test_a_line_with_an_empty_name_makes_nothing(papad: Daemon) -> None:
     with papad.connect() as talk:
         for line in ("%make process % /bin/true", "%make socket %", "%set % x", "%get %"):

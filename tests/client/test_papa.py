@@ -7,17 +7,13 @@ import select
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import papad as package
 from papad import Client, Error, Papa, TimedOut, Watcher
-from tests.support.papad import REPOSITORY, WELCOME, Daemon, no_new_fds
+from tests.support.papad import REPOSITORY, Daemon, no_new_fds
 from tests.support.waiting import wait_until
 
 
@@ -150,21 +146,6 @@ def test_more_of_make_process(p: Papa) -> None:
     watcher.close()
 
 
-@pytest.mark.parametrize(
-    ("what", "arguments"),
-    [
-        ("Invalid socket family", {"family": 12345}),
-        ("Invalid socket type", {"socket_type": 12345}),
-        ("absolute", {"path": "/a/"}),
-    ],
-)
-def test_faults_that_show_before_anything_is_sent(p: Papa, what: str, arguments: dict[str, object]) -> None:
-    with pytest.raises(Error, match=what):
-        p.make_socket("s", **arguments)  # type: ignore[arg-type]
-    with pytest.raises(Error, match="absolute"):
-        Papa("relative")
-
-
 def test_settings_of_the_whole_program(papad: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Papa, "_default_port_or_path", None)
     monkeypatch.setattr(Papa, "_default_connection_timeout", 10)
@@ -185,55 +166,6 @@ def test_settings_of_the_whole_program(papad: Daemon, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PAPAD_SOCKET", papad.path)
     with Papa() as p:
         assert p.port_or_path == papad.path
-
-
-@contextmanager
-def silent(path: Path, says: bytes) -> Iterator[str]:
-    """A server that greets, reads, answers `says` and then nothing."""
-
-    def serve() -> None:
-        end, _ = listener.accept()
-        with end:
-            end.sendall(WELCOME)
-            end.recv(1000)
-            end.sendall(says)
-            while end.recv(1000):
-                pass
-
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        server = threading.Thread(target=serve)
-        server.start()
-        yield str(path)
-        server.join()
-
-
-def read_watched(p: Papa) -> object:
-    with p.watch_processes("x") as watcher:
-        return watcher.read()
-
-
-WAITS: dict[str, tuple[bytes, Callable[[Papa], object]]] = {
-    "answer": (b"half an answer", lambda p: p.list_processes()),
-    "watch": (b"Watchi", lambda p: p.watch_processes("x")),
-    "batch": (b"Watching 1\nout:x:1.0:10\nabc", read_watched),
-}
-
-
-@pytest.mark.parametrize("name", WAITS)
-def test_no_wait_is_without_end(tmp_path: Path, name: str) -> None:
-    says, wait = WAITS[name]
-    with no_new_fds(), silent(tmp_path / "s", says) as path:
-        p = Papa(path, 1, timeout=0.2, autostart=False)
-        begun = time.monotonic()
-        with pytest.raises(TimedOut) as caught:
-            wait(p)
-        assert 0.1 < time.monotonic() - begun < 2
-        assert isinstance(caught.value, TimeoutError)
-        assert isinstance(caught.value, package.Error)
-        p.close()
-        del caught
 
 
 def test_a_follow_waits_as_long_as_it_is_told(p: Papa) -> None:

@@ -33,7 +33,7 @@ def environment(**more: str) -> dict[str, str]:
         "PYTHONPATH": str(REPOSITORY),
         "LANG": "C.UTF-8",
         "TZ": "UTC",
-        "HOME": "/nonexistent",
+        "HOME": "/dev/null",  # root, too, makes no folder in it
         **more,
     }
 

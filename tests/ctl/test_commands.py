@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import stat
+import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from papad import __version__
-from tests.ctl.support import Papactl, interrupted, line_of, papactl
+from tests.ctl.support import Papactl, environment, interrupted, line_of, papactl
 from tests.support.papad import Daemon
 
 
@@ -285,3 +289,20 @@ def test_help_and_version_need_no_papad() -> None:
     assert papactl("make", "process", "--help").out == papactl("help", "m", "p").out
     assert papactl("help", "list").out.count("papactl list ") == 3
     assert papactl("make", "--help").out == papactl("help", "make").out
+
+
+def test_it_starts_about_as_fast_as_python(ctl: Papactl) -> None:
+    """A ratio, as machines differ: what python takes to start and to end, and papactl with an answer from papad."""
+
+    def seconds(*command: str) -> float:
+        taken = []
+        for _ in range(7):
+            start = time.perf_counter()
+            subprocess.run(command, env=environment(**ctl.env), stdout=subprocess.DEVNULL, check=True)
+            taken.append(time.perf_counter() - start)
+        return statistics.median(taken)
+
+    floor = seconds(sys.executable, "-c", "pass")
+    main = "from papad.ctl import main; main()"
+    assert seconds(sys.executable, "-c", main, "--version") < 4 * floor
+    assert seconds(sys.executable, "-c", main, "list", "processes") < 4 * floor

@@ -1,4 +1,4 @@
-"""Completion: what is offered, and as each shell wants it. In the shells themselves: tests/system/test_completion.py."""
+"""Completion with names that there are. Without: tests/unit/ctl; in the shells themselves: tests/system/test_completion.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 
-from papad.ctl.declared import COMMANDS, COMMON
 from tests.ctl.support import COMMAND, Papactl, environment, papactl
 
 
@@ -14,43 +13,6 @@ def offered(ctl: Papactl, *words: str) -> list[str]:
     """What fish gets, without the descriptions. It chooses itself what begins like the last word."""
     lines = [line.partition("\t")[0] for line in ctl.out("complete-words", "--", "fish", *words).splitlines()]
     return [word for word in lines if word.startswith(words[-1])]
-
-
-def test_words_options_and_values(ctl: Papactl) -> None:
-    assert offered(ctl, "") == sorted({each.words[0] for each in COMMANDS if not each.hidden})
-    assert offered(ctl, "re") == ["remove"]
-    assert offered(ctl, "list", "") == ["processes", "sockets", "values"]
-    assert offered(ctl, "--json", "l", "s") == ["sockets"]
-    assert offered(ctl, "output", "-o", "short-i") == ["short-iso", "short-iso-precise"]
-    assert offered(ctl, "output", "-oshort-i") == ["-oshort-iso", "-oshort-iso-precise"]
-    assert offered(ctl, "output", "--out=short-i") == ["--out=short-iso", "--out=short-iso-precise"]
-    assert offered(ctl, "output", "--since=") == offered(ctl, "output", "--since", "") == []
-    assert offered(ctl, "output", "--st") == ["--stream"]
-    assert offered(ctl, "make", "socket", "x", "--type", "d") == ["dgram"]
-    assert offered(ctl, "help", "make", "") == ["process", "socket"]
-    assert offered(ctl, "completion", "") == ["bash", "fish", "zsh"]
-    assert offered(ctl, "nonsense", "") == offered(ctl, "s", "") == []
-    common = {f"--{option.long}" for option in COMMON}
-    assert common == {*offered(ctl, "status", "--")}
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "--socket ",
-        "--socket=",
-        "make process x /bin/e",
-        "make process x uid=0 /bin/e",
-        "make process x -- -",
-        "make process x -d ",
-        "make socket x --path /",
-    ],
-)
-def test_files_are_left_to_the_shell(line: str) -> None:
-    files = (0, "\tfiles\n", "")
-    assert papactl("complete-words", "--", "bash", f"papactl {line}", line.split(" ")[-1]) == files
-    for shell in ("fish", "zsh"):
-        assert papactl("complete-words", "--", shell, *line.split(" ")) == files
 
 
 def test_live_names(ctl: Papactl) -> None:
@@ -103,16 +65,6 @@ BASH = (
 def test_bash_gets_what_it_is_to_put_in_place(ctl: Papactl, line: str, typed: str, replacement: str) -> None:
     ctl.out("set", "a: $'\"!", "1")
     assert ctl.out("complete-words", "--", "bash", f"papactl {line}", typed).rstrip("\n") == replacement
-
-
-def test_a_shell_that_is_not_known_gets_nothing() -> None:
-    for words in ((), ("tcsh", "l"), ("li",)):
-        assert papactl("complete-words", "--", *words) == (0, "", "")
-
-
-def test_no_words_at_all_begin_with_everything() -> None:
-    for shell in ("bash", "zsh", "fish"):
-        assert "status" in papactl("complete-words", "--", shell).out
 
 
 def test_what_is_printed_works_in_a_real_bash(ctl: Papactl) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.client.relay import Relay
 from tests.ctl.support import COMMAND, Papactl, environment, interrupted, line_of
-from tests.ctl.test_lines import read_export
+from tests.support.export import read_export
 from tests.support.waiting import wait_until
 
 

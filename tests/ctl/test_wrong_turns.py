@@ -215,6 +215,7 @@ def test_no_papad_at_the_given_place(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.path.exists("/run/papad/papad.sock"), reason="a papad is installed here")
 def test_no_papad_anywhere(tmp_path: Path) -> None:
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an earlier test's may be in TIME_WAIT
         try:
             taken.bind(("127.0.0.1", 20202))
         except OSError:

@@ -21,6 +21,7 @@ from tests.support.waiting import wait_until
 
 WELCOME = b'Papa is home. Type "help" for commands.\n> '
 REPOSITORY = Path(__file__).resolve().parents[2]
+_CHILD_SECONDS = 120
 _socketpair = socket.socketpair  # tests give the vault another
 
 
@@ -111,9 +112,13 @@ class Store:
 
 
 def in_child(function: Callable[[], Any]) -> int:
-    """Run `function` in a forked child; its wait status. An exception is printed, and the status is then that of exit(1)."""
+    """Run `function` in a forked child; its wait status. An exception is printed, and the status is then that of exit(1).
+
+    One that hangs ends by SIGALRM.
+    """
     pid = os.fork()
     if pid == 0:
+        signal.alarm(_CHILD_SECONDS)
         _run(function)
     return os.waitpid(pid, 0)[1]
 

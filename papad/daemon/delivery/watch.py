@@ -61,8 +61,6 @@ class Watch:
                 process.ring.acknowledge(start, stop)
             if closed:
                 self._processes.forget(process)
-                for observer in list(process.observers):
-                    observer.lose(process)
 
     def lose(self, process: Process) -> None:
         """Stop watching a process that is gone."""

@@ -178,6 +178,8 @@ class Lifecycle:
             self._by_id.pop(process.id, None)
             self.on_forgotten(process)
             self.release(process)
+        for observer in list(process.observers):
+            observer.lose(process)
 
     def release(self, process: Process) -> None:
         """Close all descriptors of a process that is no longer in any table."""
@@ -221,8 +223,10 @@ class Lifecycle:
                 parcel.close_all(fds)
         except (OSError, Error) as error:
             log.error("cannot record what happened to process %d: %s", id, error)
-        except IllegalTransition:
+        except IllegalTransition as error:
             log.exception("internal error; please report this: the nursery said %r", report)
+            if process is not None:
+                self._give_up(process, error)
         else:
             self._spawner.acknowledge(id, what)
 
@@ -238,9 +242,9 @@ class Lifecycle:
         """Make it RUNNING: it was released. Repeated after a restart, this changes nothing."""
         if process.state in (State.BEGUN, State.FORKED):
             process.enter(State.RUNNING)
-            if process.ready is not None:
+            if process.ready is not None and not process.ready.done():
                 process.ready.set_result(str(process))
-                process.ready = None
+            process.ready = None
             log.info("started process %s with pid %d", process.name, process.pid, extra={"PAPAD_NAME": process.name})
             self._settle(process)
 
@@ -249,10 +253,13 @@ class Lifecycle:
             self._close_pipe(process, stream)
         self.forget(process)
         log.info("process %s did not start: %s", process.name, error, extra={"PAPAD_NAME": process.name})
-        if process.ready is not None:
+        self._give_up(process, error)
+
+    def _give_up(self, process: Process, error: Exception) -> None:
+        """Raise `error` to all who wait for its start, or will."""
+        if process.ready is not None and not process.ready.done():
             process.ready.set_exception(error)
             process.ready.exception()  # mark it as retrieved: after a restart nobody waits for it
-            process.ready = None
 
     def _exited(self, process: Process, code: int, when: float) -> None:
         self._spawned(process)  # it has run, whether or not that was reported

@@ -19,7 +19,7 @@ def write(fd: int, text: str) -> None:
 
 
 def wait() -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 1200  # a dist-upgrade may go on meanwhile
     while not GO.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
 

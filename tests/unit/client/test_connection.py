@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import socket
-import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from papad.client.address import DEFAULT_PORT, find
 from papad.client.connection import Client
 from papad.errors import ConnectionLost, Error, TimedOut, Unreachable
-from tests.support.papad import WELCOME, Daemon, no_new_fds
+from tests.support.papad import Daemon, no_new_fds
+from tests.support.peer import Last, Peer
+from tests.support.twins import CLIENTS, outcome, timeout
+from tests.support.waiting import wait_until
 
 
 def test_commands_are_answered_over_unix_and_tcp(papad: Daemon) -> None:
@@ -37,27 +39,23 @@ def test_where_nobody_answers_it_says_so(tmp_path: Path) -> None:
         Client(str(tmp_path / "nothing"))
 
 
-@pytest.mark.parametrize(
-    ("says", "then"),
-    [(b"", b""), (b"Papa is ho", b""), (WELCOME, b"half an ans"), (WELCOME, b"")],
-)
-def test_a_connection_that_ends_too_early_is_lost_and_closed(tmp_path: Path, says: bytes, then: bytes) -> None:
-    def serve() -> None:
-        end, _ = listener.accept()
-        with end:
-            end.sendall(says)
-            if says == WELCOME:
-                end.recv(100)
-                end.sendall(then)
+@pytest.mark.parametrize("name", CLIENTS)
+def test_what_comes_of_an_answer(tmp_path: Path, name: str) -> None:
+    case = CLIENTS[name]
+    with Peer(tmp_path / "s", {b"line\n": [case.says]}) as peer, Client(peer.path) as client:
+        client.timeout = timeout(case.expected)
+        with outcome(case.expected) as found:
+            result: Any = getattr(client, case.method)(b"line\n")
+            found.append(list(result) if case.method == "frames" else result)
+        if not case.fresh:
+            wait_until(lambda: not client.fresh, "the end has come")
+        assert client.fresh is case.fresh
 
-    with no_new_fds(), socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.listen()
-        server = threading.Thread(target=serve)
-        server.start()
-        with pytest.raises(ConnectionLost), Client(str(tmp_path / "s")) as client:
-            client.command("get", "x")
-        server.join()
+
+@pytest.mark.parametrize("says", [b"", b"Papa is ho"])
+def test_a_connection_that_ends_before_its_welcome_is_lost_and_closed(tmp_path: Path, says: bytes) -> None:
+    with Peer(tmp_path / "s", {}, Last(says)) as peer, pytest.raises(ConnectionLost, match="closed the connection"):
+        Client(peer.path)
 
 
 def test_a_server_that_stays_silent_is_not_waited_for_for_ever(tmp_path: Path) -> None:
@@ -66,18 +64,6 @@ def test_a_server_that_stays_silent_is_not_waited_for_for_ever(tmp_path: Path) -
         listener.listen()
         with pytest.raises(TimedOut, match="in time"):
             Client(str(tmp_path / "s"), timeout=0.1)
-
-
-def test_it_finds_papad_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PAPAD_SOCKET", "/some/where")
-    assert find() == "/some/where"
-    monkeypatch.setenv("PAPAD_SOCKET", "1234")
-    assert find() == 1234
-    monkeypatch.delenv("PAPAD_SOCKET")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert find() in (DEFAULT_PORT, "/run/papad/papad.sock")
-    (tmp_path / "papad.sock").touch()
-    assert find() == str(tmp_path / "papad.sock")
 
 
 def test_options_go_where_the_command_takes_them(papad: Daemon) -> None:

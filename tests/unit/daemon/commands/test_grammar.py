@@ -1,4 +1,4 @@
-"""Commands are found by their abbreviations, checked from their declarations; names are matched by patterns."""
+"""Commands are found by their abbreviations, checked from their declarations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from hypothesis import strategies as st
 
 from papad.daemon.commands.grammar import Arguments, Command, Grammar, Option
 from papad.daemon.commands.table import COMMANDS, GRAMMAR
-from papad.daemon.tables.patterns import select
 from papad.errors import Error
-
-NAMES = ["web.1", "web.2", "db", "7", "a*b"]
-NUMBERS = {7: "db", 9: "web.1"}
 
 
 def whole(text: str) -> int:
@@ -38,30 +34,6 @@ MAKE = Command(
 def test_every_command_is_found_by_its_full_name_in_any_case(command: Command) -> None:
     for words in (list(command.words), [word.upper() for word in command.words]):
         assert GRAMMAR.find([*words, "rest", "Of It"]) == (command, ["rest", "Of It"])
-
-
-ABBREVIATIONS = {
-    "l s": "list sockets",
-    "l p": "list processes",
-    "l v": "list values",
-    "m s": "make socket",
-    "m p": "make process",
-    "r s": "remove sockets",
-    "rem proc": "remove processes",
-    "r v": "remove values",
-    "w p": "watch processes",
-    "s": "set",
-    "se": "set",
-    "g": "get",
-    "q": "quit",
-    "h": "help",
-    "list socket": "list sockets",
-}
-
-
-@pytest.mark.parametrize(("short", "name"), ABBREVIATIONS.items())
-def test_the_abbreviations_of_old_keep_their_meaning(short: str, name: str) -> None:
-    assert GRAMMAR.find(short.split())[0].name == name
 
 
 @pytest.mark.parametrize(
@@ -111,12 +83,6 @@ def test_what_does_not_fit_the_declaration_is_refused_before_the_handler(words: 
     assert str(error.value) == message
 
 
-def test_words_after_the_options_are_refused_where_none_belong() -> None:
-    command, rest = GRAMMAR.find(["make", "socket", "x", "port=1", "8080"])
-    with pytest.raises(Error, match='Unexpected "8080"'):
-        command.call(None, rest)
-
-
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_help_says_everything_that_is_declared(command: Command) -> None:
     text = GRAMMAR.help(list(command.words))
@@ -130,34 +96,6 @@ def test_help_says_everything_that_is_declared(command: Command) -> None:
 def test_help_of_a_group_is_that_of_its_commands() -> None:
     text = GRAMMAR.help(["list"])
     assert all(f"list {what}" in text for what in ("sockets", "processes", "values"))
-
-
-@pytest.mark.parametrize(
-    ("patterns", "found"),
-    [
-        ([], ["7", "a*b", "db", "web.1", "web.2"]),
-        (["*"], ["7", "a*b", "db", "web.1", "web.2"]),
-        (["web.*"], ["web.1", "web.2"]),
-        (["db", "web.2", "db"], ["db", "web.2"]),
-        (["7"], ["7"]),  # an exact name wins over a number
-        (["9"], ["web.1"]),
-        (["nothing", "8"], []),
-        (["a*b"], ["a*b"]),
-    ],
-)
-def test_patterns_select_names(patterns: list[str], found: list[str]) -> None:
-    assert select(NAMES, patterns, numbers=NUMBERS) == found
-
-
-@pytest.mark.parametrize("pattern", ["nothing", "8", "9" * 5000, "\u0663", "-1", ""])
-def test_a_name_that_is_required_and_missing_is_named(pattern: str) -> None:
-    with pytest.raises(Error) as error:
-        select(NAMES, [pattern], numbers=NUMBERS, required=True)
-    assert str(error.value) == f"{pattern} not found"
-
-
-def test_a_wildcard_that_matches_nothing_is_no_error() -> None:
-    assert select(NAMES, ["x*"], numbers={}, required=True) == []
 
 
 @given(st.lists(st.text(max_size=6), max_size=4), st.sampled_from(COMMANDS))

@@ -1,64 +1,21 @@
-"""Reading output without consuming it; describing; exact lines; sockets passed as systemd does. All on a real papad."""
+"""Reading output without consuming it, from a real papad."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import socket
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from papad.protocol import wire
-from tests.support.papad import Daemon, Talk
-from tests.support.waiting import wait_until
-
-Frame = tuple[str, str, Any, int]  # kind, name, data or number, position
+from tests.support.papad import Daemon
+from tests.support.talks import Frame, ended, frames, read
 
 
 @pytest.fixture
 def papad(own_papad: Daemon) -> Daemon:
     return own_papad
-
-
-def frames(talk: Talk, wanted: int | None = None) -> list[Frame]:
-    """Frames up to the prompt, or as many as are wanted."""
-    found: list[Frame] = []
-    while wanted is None or len(found) < wanted:
-        start = talk.exactly(2)
-        if start in (b"> ", b"\n>"):
-            assert wanted is None
-            break
-        kind, rest = (start + talk.until(b"\n")).decode().rstrip("\n").split(":", 1)
-        name, _, number, _, position = rest.rsplit(":", 4)
-        data: Any = int(number)
-        if kind in ("out", "err"):
-            data = talk.exactly(int(number) + 1)[:-1]
-        found.append((kind, name, data, int(position)))
-    return found
-
-
-def ended(papad: Daemon, name: str) -> dict[str, Any]:
-    """What is known of a process, once it has ended and all is read."""
-    facts: dict[str, Any] = {}
-
-    def closed() -> bool:
-        facts.update(json.loads(papad.ask(f"describe processes {name}")))
-        return bool(facts["closed"])
-
-    wait_until(closed, f"{name} has ended")
-    return facts
-
-
-def read(papad: Daemon, line: str) -> list[Frame]:
-    with papad.connect() as talk:
-        talk.send(line + "\n")
-        return frames(talk)
 
 
 def test_output_is_read_and_stays(papad: Daemon) -> None:
@@ -144,23 +101,6 @@ def test_following_hears_of_what_comes_and_of_processes_made_later(papad: Daemon
     assert sorted(each[0] for each in read(papad, "output a.*")) == ["closed", "closed", "out", "out", "out"]
 
 
-def test_a_reader_that_is_slow_misses_nothing_that_is_still_there(papad: Daemon) -> None:
-    """More than all buffers on the way hold is waiting when it begins to read."""
-    size = 30_000_000
-    papad.ask(f"make process a bufsize=40m /usr/bin/head -c {size} /dev/zero")
-    with papad.connect() as talk:
-        talk.send("output follow=1\n")
-        assert ended(papad, "a")["captured"] == size
-        got = 0
-        while True:
-            ((kind, _, data, position),) = frames(talk, 1)
-            if kind == "closed":
-                break
-            assert position == got
-            got += len(data)
-        assert got == size
-
-
 def test_what_watchers_acknowledge_does_not_stop_a_follower(papad: Daemon) -> None:
     papad.ask("make process a shell=1 for\\ i\\ in\\ $(seq\\ 200);do\\ echo\\ $i;done;sleep\\ .3;echo\\ end")
     with papad.connect() as reader, papad.connect() as watcher:
@@ -175,102 +115,6 @@ def test_what_watchers_acknowledge_does_not_stop_a_follower(papad: Daemon) -> No
             got += data
         taking.join(20)
         assert got == b"".join(b"%d\n" % i for i in range(1, 201)) + b"end\n"
-
-
-def test_describe_tells_all_about_sockets(papad: Daemon) -> None:
-    papad.ask("make socket a backlog=7")
-    papad.ask(f"make socket u path={papad.path}.u")
-    papad.ask("make socket r reuseport=1")
-    a, r, u = [json.loads(line) for line in papad.ask("d s").split("\n")]
-    assert (a["name"], a["backlog"], a["fileno"], a["waiting"]) == ("a", 7, 64, 0)
-    with socket.create_connection(("127.0.0.1", a["port"])):
-        wait_until(lambda: json.loads(papad.ask("describe sockets a"))["waiting"] == 1, "the connection waits")
-    assert (r["reuseport"], r["fileno"], u["path"], u["waiting"]) == ("1", None, f"{papad.path}.u", None)
-    assert a["inode"] != u["inode"]
-
-
-def test_describe_tells_all_about_processes_and_the_server(papad: Daemon) -> None:
-    papad.ask("make process p env.A=1 rlimit.nofile=100 stderr=0 bufsize=5k /bin/sleep 100")
-    facts = json.loads(papad.ask("describe processes"))
-    expected = {"name": "p", "running": True, "code": None, "args": ["/bin/sleep", "100"], "env": {"A": "1"}}
-    expected |= {"rlimits": {"nofile": 100}, "stdout": 1, "stderr": 0, "bufsize": 5120, "captured": 0, "watchers": 0}
-    assert facts | expected == facts
-    assert facts["memory"] > 0
-    assert facts["cpu"] >= 0
-    server = json.loads(papad.ask("describe server"))
-    assert (server["pid"], server["starts"], server["processes"]) == (papad.popen.pid, 1, 1)
-    assert server["nursery"] == papad.nursery()
-    assert papad.ask("d server") != ""
-    assert papad.ask("describe").startswith('Error: "describe" must be followed by one of: processes, server, sockets')
-    os.kill(facts["pid"], 15)
-    facts = ended(papad, "p")
-    assert (facts["code"], facts["memory"], facts["running"]) == (-15, None, False)
-
-
-texts = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20) | st.binary(
-    max_size=8
-).map(os.fsdecode)
-words = texts.filter(lambda text: "\0" not in text)
-
-
-@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(words, max_size=5), words, st.sets(st.integers(1, 200), max_size=5))
-def test_exact_lines_arrive_exactly(daemon: Daemon, arguments: list[str], value: str, cuts: set[int]) -> None:
-    line = wire.exact_line(["make", "process", "p", ("env.A", value), ("shell", "0"), "/bin/true", *arguments])
-    edges = [0, *sorted(cut for cut in cuts if cut < len(line)), len(line)]
-    with daemon.connect() as talk:
-        for start, stop in itertools.pairwise(edges):
-            talk.send(line[start:stop])
-        assert talk.until(b"\n> ").startswith(b"p pid=")
-        facts = json.loads(talk.ask("describe processes p"))
-        assert facts["args"] == ["/bin/true", *arguments]
-        assert facts["env"] == {"A": value}
-        talk.send(wire.exact_line(["set", "v", value]))
-        assert talk.until(b"> ").endswith(b"\n> ")
-        described = talk.ask("describe values v")
-        assert json.loads(described)["value"] == value if value else described == ""
-        talk.ask("remove processes p")
-        wait_until(lambda: talk.ask("describe processes") == "", "it is forgotten")
-
-
-def test_a_child_gets_the_very_bytes(papad: Daemon) -> None:
-    code = (
-        "import os,sys; sys.stdout.buffer.write(os.environb[b'A'] + b'|' + b'|'.join(map(os.fsencode, sys.argv[1:])))"
-    )
-    value, arguments = os.fsdecode(b"\xff a\n"), ["", " x ", os.fsdecode(b"\\\xfe"), "a=b", '"q"', "%"]
-    line = wire.exact_line(["make", "process", "p", ("env.A", value), "/usr/bin/python3", "-c", code, *arguments])
-    with papad.connect() as talk:
-        talk.send(line)
-        talk.until(b"\n> ")
-    ended(papad, "p")
-    got = b"".join(each[2] for each in read(papad, "output p") if each[0] == "out")
-    assert got == os.fsencode("|".join([value, *arguments]))
-
-
-@pytest.mark.parametrize(
-    "line", ["%", "%%", "%%zz", "%list%2", "% ", "%set a%0Ab c", "%set %FF c", "%make process p%00 x"]
-)
-def test_a_bad_exact_line_is_one_error(daemon: Daemon, line: str) -> None:
-    answer = daemon.ask(line)
-    assert answer.startswith("Error: ")
-    assert "\n" not in answer
-    assert daemon.ask("get a") == ""
-
-
-def test_sockets_are_passed_as_systemd_does(papad: Daemon) -> None:
-    for name in ("a", "b:c"):
-        papad.ask(f"make socket {name}")
-    code = "import os,socket;e=os.environ;print(e['LISTEN_PID']==str(os.getpid()),e['LISTEN_FDS'],e['LISTEN_FDNAMES'],"
-    code += "*(socket.socket(fileno=f).getsockname()[1] for f in (3,4)))"
-    with papad.connect() as talk:
-        talk.send(wire.exact_line(["make", "process", "p", ("listen", "b:c,a"), "/usr/bin/python3", "-c", code]))
-        talk.until(b"\n> ")
-    ended(papad, "p")
-    ports = [json.loads(papad.ask(f"describe sockets {name}"))["port"] for name in ("b:c", "a")]
-    got = b"".join(each[2] for each in read(papad, "output p") if each[0] == "out").decode().split()
-    assert got == ["True", "2", "b_c:a", *map(str, ports)]
-    assert papad.ask("make process q listen=nothing /bin/true") == "Error: Socket nothing not found"
-    assert papad.ask("make process q listen= /bin/true").startswith("Error: listen must be names of sockets")
 
 
 def test_a_reader_that_comes_too_late_for_what_a_watcher_took_is_told_so_and_of_the_end(papad: Daemon) -> None:

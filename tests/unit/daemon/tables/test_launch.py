@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from papad.daemon.tables.launch import Spec, inherit, parse_size, request, speci
 from papad.daemon.tables.sockets import Sockets
 from papad.daemon.tables.sockets import specify as specify_socket
 from papad.errors import Error
-from tests.support.papad import Store, no_new_fds
+from papad.protocol import wire
+from tests.support.papad import Daemon, Store, no_new_fds
+from tests.support.talks import ended, read
 
 
 @pytest.mark.parametrize(
@@ -174,3 +177,19 @@ def test_standard_streams_are_pipes_where_they_are_captured_and_null_elsewhere(
         assert {1 + stream for stream in (0, 1) if inodes[1 + stream] == null} <= {1, 2} - {
             1 + stream for stream in pipes
         }
+
+
+def test_sockets_are_passed_as_systemd_does(papad: Daemon) -> None:
+    for name in ("a", "b:c"):
+        papad.ask(f"make socket {name}")
+    code = "import os,socket;e=os.environ;print(e['LISTEN_PID']==str(os.getpid()),e['LISTEN_FDS'],e['LISTEN_FDNAMES'],"
+    code += "*(socket.socket(fileno=f).getsockname()[1] for f in (3,4)))"
+    with papad.connect() as talk:
+        talk.send(wire.exact_line(["make", "process", "p", ("listen", "b:c,a"), "/usr/bin/python3", "-c", code]))
+        talk.until(b"\n> ")
+    ended(papad, "p")
+    ports = [json.loads(papad.ask(f"describe sockets {name}"))["port"] for name in ("b:c", "a")]
+    got = b"".join(each[2] for each in read(papad, "output p") if each[0] == "out").decode().split()
+    assert got == ["True", "2", "b_c:a", *map(str, ports)]
+    assert papad.ask("make process q listen=nothing /bin/true") == "Error: Socket nothing not found"
+    assert papad.ask("make process q listen= /bin/true").startswith("Error: listen must be names of sockets")

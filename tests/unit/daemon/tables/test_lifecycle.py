@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from papad.daemon.commands.table import Tables
+from papad.daemon.delivery.watch import Watch
+from papad.daemon.durable import parcel
 from papad.daemon.tables.launch import specify
-from papad.daemon.tables.process import TRANSITIONS, IllegalTransition, Process, State
+from papad.daemon.tables.process import IllegalTransition, State
 from papad.daemon.tables.sockets import specify as specify_socket
 from papad.errors import Error
 from tests.support.lives import Act, Lives, life, make, output, process_of, seen, until
@@ -272,11 +274,26 @@ def test_spawned_without_forked_is_not_taken_for_a_start(lives: Lives) -> None:
         spawner.acknowledge = lambda id, what: acknowledged.append(what) if id == process.id else None  # type: ignore[method-assign]
         tables.processes._lifecycle._reported({"id": process.id, "what": "spawned"}, [])
         before = process.state.value, process.listed, list(acknowledged)
-        assert process.ready is not None
-        line = await process.ready
-        return [*before, line.startswith(f"x pid={process.pid} "), process.pid > 0, acknowledged]
+        with pytest.raises(IllegalTransition):
+            await asyncio.wait_for(tables.processes.make("x", process.spec), 20)
+        await until(lambda: process.listed, "it has started all the same")
+        return [*before, process.pid > 0, acknowledged]
 
-    assert lives.report(act) == ["begun", False, [], True, True, ["forked", "spawned"]]
+    assert lives.report(act) == ["begun", False, [], True, ["forked", "spawned"]]
+
+
+def test_a_watch_of_a_removed_process_ends_with_it(lives: Lives) -> None:
+    async def act(tables: Tables) -> list[Any]:
+        process = await make(tables, "x", "exec sleep 60")
+        tables.processes.remove(["x"])
+        watch = Watch(tables.processes, tables.processes.select(["x"]))
+        before = len(watch)
+        os.kill(process.pid, signal.SIGKILL)
+        await until(lambda: process.state is State.GONE, "nothing is left of it")
+        watch.acknowledge()
+        return [before, len(watch), watch.batch()]
+
+    assert lives.report(act) == [1, 0, []]
 
 
 def test_a_forgotten_process_is_recorded_as_that_once(lives: Lives) -> None:
@@ -301,14 +318,20 @@ def test_a_forgotten_process_is_recorded_as_that_once(lives: Lives) -> None:
     assert lives.report(act) == ["forgotten", 0]
 
 
-def test_only_the_steps_of_the_table_are_taken() -> None:
-    for before in State:
-        for after in State:
-            process = Process(1, "x", specify({}, ["/bin/true"]), state=before)
-            if after in TRANSITIONS[before]:
-                process.enter(after)
-                assert process.state is after
+def test_whoever_waits_for_a_process_hears_of_a_report_that_its_state_does_not_allow(lives: Lives) -> None:
+    async def act(tables: Tables) -> str:
+        lifecycle = tables.processes._lifecycle
+        spawner = lifecycle._spawner
+
+        def deaf_to_forked(report: parcel.Record, fds: list[int]) -> None:
+            if report["what"] == "forked":
+                parcel.close_all(fds)
             else:
-                with pytest.raises(IllegalTransition, match=f"it is {before.value}"):
-                    process.enter(after)
-                assert process.state is before
+                lifecycle._reported(report, fds)
+
+        spawner.on_report = deaf_to_forked
+        with pytest.raises(IllegalTransition, match="cannot become running: it is begun"):
+            await asyncio.wait_for(make(tables, "web", "exit 0"), 20)
+        return "told"
+
+    assert lives.report(act) == "told"

@@ -1,56 +1,17 @@
-"""Processes through a real papad: their output, their ends, their names, those who watch them."""
+"""Processes through a real papad: their output, their ends, their names."""
 
 from __future__ import annotations
 
 import os
 import re
-import select
 import signal
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.papad import Daemon, Talk, open_fds
+from tests.support.talks import Records, codes, make, shell, text, watch
 from tests.support.waiting import wait_until
-
-Records = list[tuple[str, str, bytes | int]]
-
-
-@pytest.fixture
-def talk(papad: Daemon) -> Iterator[Talk]:
-    with papad.connect() as talk:
-        yield talk
-    left = papad.ask("list processes")
-    assert left == "", "a test must see its processes to their end"
-
-
-def make(talk: Talk, name: str, options: str, *args: str) -> int:
-    """Start a process; its pid."""
-    words = [arg.replace(" ", "\\ ") for arg in args]
-    line = talk.ask(" ".join(filter(None, (f"make process {name} {options}".strip(), *words))))
-    found = re.match(rf"{re.escape(name)} pid=(\d+) running=(True|False) started=\d+\.\d+ ", line)
-    assert found, line
-    return int(found[1])
-
-
-def shell(talk: Talk, name: str, script: str, options: str = "") -> int:
-    return make(talk, name, f"{options} env.PATH=/bin:/usr/bin".strip(), "/bin/sh", "-c", script)
-
-
-def watch(talk: Talk, name: str) -> Records:
-    """Everything until nothing is left."""
-    assert talk.ask_line(f"watch processes {name}").startswith("Watching")
-    return talk.watch_to_end()
-
-
-def text(records: Records, kind: str, name: str | None = None) -> bytes:
-    return b"".join(data for each, owner, data in records if each == kind and name in (None, owner))  # type: ignore[misc]
-
-
-def codes(records: Records) -> dict[str, bytes | int]:
-    return {name: code for kind, name, code in records if kind == "closed"}
 
 
 @pytest.mark.parametrize("code", [0, 1, 127, 255])
@@ -146,17 +107,6 @@ def test_a_process_removed_while_it_runs_writes_on_unharmed_and_is_forgotten_at_
     assert watch(talk, "x") == [("closed", "x", 0)]
 
 
-def test_removing_ends_a_watch(papad: Daemon, talk: Talk) -> None:
-    pid = make(talk, "x", "", "/bin/sleep", "60")
-    with papad.connect() as watcher:
-        assert watcher.ask_line("watch processes x") == "Watching 1"
-        talk.ask("remove processes x")
-        assert watcher.until(b"\n> ") == b"Nothing left to watch\n> "
-        assert watcher.ask("get x") == ""
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: talk.ask("list processes x") == "", "it is forgotten")
-
-
 def test_the_same_spec_is_the_same_process_and_another_is_refused(talk: Talk) -> None:
     first = make(talk, "x", "env.A=1", "/bin/sleep", "60")
     assert make(talk, "x", "env.A=1", "/bin/sleep", "60") == first
@@ -164,53 +114,6 @@ def test_the_same_spec_is_the_same_process_and_another_is_refused(talk: Talk) ->
         assert talk.ask(line).startswith(f"Error: Process for x has already been created - x pid={first} ")
     os.kill(first, signal.SIGKILL)
     assert watch(talk, "x") == [("closed", "x", -9)]
-
-
-def test_what_was_not_acknowledged_comes_again_to_the_next_watcher(papad: Daemon, talk: Talk) -> None:
-    shell(talk, "x", "echo hello; echo oops >&2; exit 4")
-    wait_until(lambda: "running=False" in talk.ask("list processes x"), "it has ended")
-    with papad.connect() as first:
-        first.ask_line("watch processes x")
-        delivered = first.records()
-        assert codes(delivered) == {"x": 4}
-    assert watch(talk, "x") == delivered
-
-
-def test_q_acknowledges_and_stops(talk: Talk, tmp_path: Path) -> None:
-    fifo = tmp_path / "go"
-    os.mkfifo(fifo)
-    shell(talk, "x", f"echo one; read x < {fifo}; echo two")
-    talk.ask_line("watch processes x")
-    assert text(talk.records(), "out") == b"one\n"
-    talk.send("q\n")
-    assert talk.until(b"\n> ") == b"Stopped watching\n> "
-    fifo.write_text("go\n")
-    assert text(watch(talk, "x"), "out") == b"two\n"
-
-
-def test_with_nothing_to_deliver_an_empty_batch_comes_after_two_seconds(talk: Talk) -> None:
-    pid = make(talk, "x", "", "/bin/sleep", "60")
-    talk.ask_line("watch processes x")
-    begin = time.monotonic()
-    assert talk.records() == []
-    assert 1.5 < time.monotonic() - begin < 4
-    os.kill(pid, signal.SIGKILL)
-    talk.send("-\n")
-    assert codes(talk.watch_to_end()) == {"x": -9}
-
-
-@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
-def test_the_first_batch_never_leaves_before_the_client_has_taken_the_first_line(papad: Daemon, tcp: bool) -> None:
-    with papad.connect(tcp=tcp) as talk:
-        for number in range(100):
-            talk.send(f"make process x{number} watch=1 /bin/echo hello\n")
-            select.select([talk.sock], [], [], 5)
-            if number % 10 == 0:
-                time.sleep(0.02)  # a slow client: all the more would the batch be there by now
-            line = talk.sock.recv(1024)
-            assert re.fullmatch(rb"x\d+ pid=\d+ [^\n]*\n", line)
-            assert select.select([talk.sock], [], [], 5)[0]
-            assert codes(talk.watch_to_end()) == {f"x{number}": 0}
 
 
 def test_thousands_of_lines_of_many_processes_all_arrive(talk: Talk) -> None:
@@ -221,16 +124,6 @@ def test_thousands_of_lines_of_many_processes_all_arrive(talk: Talk) -> None:
         assert text(records, "out", f"many.{number}") == "".join(f"{n}\n" for n in range(1, 2001)).encode()
         assert text(records, "err", f"many.{number}") == "".join(f"{n}\n" for n in range(1, 1001)).encode()
     assert codes(records) == {f"many.{number}": number for number in range(20)}
-
-
-def test_a_large_output_arrives_whole_in_several_batches(talk: Talk) -> None:
-    make(talk, "x", "bufsize=16m", "/usr/bin/head", "-c", "10000000", "/dev/zero")
-    wait_until(lambda: "running=False" in talk.ask("list processes x"), "it has ended")
-    talk.ask_line("watch processes x")
-    first = talk.records()
-    assert 0 < len(text(first, "out")) < 10_000_000
-    talk.send("-\n")
-    assert text(first + talk.watch_to_end(), "out") == bytes(10_000_000)
 
 
 FAILING = {
@@ -250,11 +143,19 @@ FAILING = {
 }
 
 
+def settled(papad: Daemon) -> tuple[int, int]:
+    """How many descriptors papad and its nursery have open, once both know that no process is left."""
+    both = papad.popen.pid, papad.nursery()
+    wait_until(lambda: not any("pidfd" in what for pid in both for what in open_fds(pid).values()), "no pidfd is left")
+    daemon, nursery = (len(open_fds(pid)) for pid in both)
+    return daemon, nursery
+
+
 @pytest.mark.parametrize("words", FAILING, ids=repr)
 def test_a_failed_start_is_one_error_and_leaves_nothing(talk: Talk, papad: Daemon, words: str) -> None:
     make(talk, "warm-up", "", "/bin/true")
     watch(talk, "warm-up")
-    before = len(open_fds(papad.popen.pid)), len(open_fds(papad.nursery()))
+    before = settled(papad)
     for _ in range(3):
         answer = talk.ask(f"make process x {words}")
         assert answer.startswith("Error: " + FAILING[words])
@@ -267,7 +168,7 @@ def test_a_failed_start_is_one_error_and_leaves_nothing(talk: Talk, papad: Daemo
 def test_two_hundred_processes_leave_no_descriptor(talk: Talk, papad: Daemon) -> None:
     make(talk, "warm-up", "", "/bin/true")
     watch(talk, "warm-up")
-    before = len(open_fds(papad.popen.pid)), len(open_fds(papad.nursery()))
+    before = settled(papad)
     talk.send("".join(f"make process p{number} /bin/echo {number}\n" for number in range(200)))
     for number in range(200):
         assert talk.until(b"\n> ").startswith(b"p%d pid=" % number)

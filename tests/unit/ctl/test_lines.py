@@ -22,6 +22,7 @@ from papad.ctl.lines import (
     priorities,
 )
 from papad.protocol.responses import Frame
+from tests.support.export import read_export
 
 
 def assembled(*frames: Frame) -> list[Line]:
@@ -234,25 +235,6 @@ def test_json_holds_every_byte() -> None:
         "far",
     )
     assert json.loads(Look("json").format(line(b"", "lost", 5)))["PAPAD_LOST"] == "5"
-
-
-def read_export(data: bytes) -> list[dict[str, bytes]]:
-    """Entries of the Journal Export Format."""
-    entries: list[dict[str, bytes]] = [{}]
-    while data:
-        head, _, data = data.partition(b"\n")
-        key, equals, value = head.partition(b"=")
-        if not head:
-            entries.append({})
-        elif equals:
-            entries[-1][key.decode()] = value
-        else:
-            size = int.from_bytes(data[:8], "little")
-            entries[-1][key.decode()] = data[8 : 8 + size]
-            assert data[8 + size : 9 + size] == b"\n"
-            data = data[9 + size :]
-    assert not entries.pop()
-    return entries
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1))

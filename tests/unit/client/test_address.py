@@ -1,0 +1,84 @@
+"""Where papad is, and how it is reached."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from papad.client.address import DEFAULT_PORT, Address, connected, find, for_people, usual_paths
+from papad.errors import ConnectionLost, Unreachable
+from tests.support.papad import no_new_fds
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    with no_new_fds():
+        yield
+
+
+def test_it_finds_papad_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PAPAD_SOCKET", "/some/where")
+    assert find() == "/some/where"
+    monkeypatch.setenv("PAPAD_SOCKET", "1234")
+    assert find() == 1234
+    monkeypatch.delenv("PAPAD_SOCKET")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert find() in (DEFAULT_PORT, "/run/papad/papad.sock")
+    (tmp_path / "papad.sock").touch()
+    assert find() == str(tmp_path / "papad.sock")
+
+
+def test_the_user_has_a_folder_where_the_environment_tells_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    assert usual_paths() == [f"/run/user/{os.getuid()}/papad.sock", "/run/papad/papad.sock"]
+
+
+@pytest.mark.parametrize(("address", "text"), [("/a/b", "/a/b"), (1234, "127.0.0.1:1234"), (socket.socket, "papad")])
+def test_people_are_told_where_it_is(address: Address, text: str) -> None:
+    assert for_people(address) == text
+
+
+def test_a_path_a_port_and_a_function_connect(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", 0)) as tcp:
+        unix.bind(path)
+        unix.listen()
+        with connected(path, 5) as sock:
+            assert (sock.getpeername(), sock.gettimeout()) == (path, 5)
+        with connected(tcp.getsockname()[1], None) as sock:
+            assert (sock.getpeername(), sock.gettimeout()) == (tcp.getsockname(), None)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "small commands are not held back"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert connected(lambda: ours, 5) is ours
+
+
+NOBODY: dict[str, tuple[str | int, str]] = {
+    "nothing": ("/proc/nothing", r"at /proc/nothing: No such file"),
+    "no socket": ("/dev/null", "Connection refused"),
+    "no folder": ("/dev/null/s", "Not a directory"),
+    "a path that is too long": ("/" + "x" * 200, "too long"),
+    "no port": (65536, r"at 127\.0\.0\.1:65536: .*0-65535"),
+}
+
+
+@pytest.mark.parametrize("what", NOBODY)
+def test_where_nobody_can_answer_it_says_why(what: str) -> None:
+    address, why = NOBODY[what]
+    with pytest.raises(Unreachable, match=f"papad does not answer .*{why}"):
+        connected(address, 5)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.05])
+def test_a_queue_that_is_full_is_no_absent_papad(tmp_path: Path, timeout: float) -> None:
+    """Who would start one where something listens?"""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        with connected(path, 5), pytest.raises(ConnectionLost, match="too busy"):
+            connected(path, timeout)

@@ -1,0 +1,123 @@
+"""Sockets, processes and values, as text and as JSON. More of it, as a program: tests/ctl/test_commands.py."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from papad.ctl.things import _count, _process_row, _readable, _server_lines, _socket_row
+from tests.unit.ctl.support import Here
+
+SOCKET = {"name": "web", "family": "inet", "type": "stream", "host": "127.0.0.1", "port": 80, "path": None}
+SOCKET |= {"fileno": 64, "backlog": 5, "waiting": 0}
+PROCESS = {"name": "p", "pid": 7, "running": True, "removed": False, "started": None, "ended": None, "code": None}
+PROCESS |= {"cpu": 1.25, "memory": 1500, "buffered": 0, "lost": 0}
+
+
+@pytest.mark.parametrize(
+    ("more", "row"),
+    [
+        ({}, ["web", "127.0.0.1:80", "64", "5", "0"]),
+        ({"family": "inet6", "host": "::1"}, ["web", "[::1]:80", "64", "5", "0"]),
+        ({"family": "unix", "path": "/s", "host": None, "port": None}, ["web", "/s", "64", "5", "0"]),
+        ({"type": "dgram", "backlog": None, "waiting": None}, ["web", "127.0.0.1:80 dgram", "64", "", ""]),
+        ({"fileno": None}, ["web", "127.0.0.1:80", "reuseport", "5", "0"]),
+        ({"name": "\x1b[2J", "path": "/\x07"}, ["\\x1b[2J", "/\\x07", "64", "5", "0"]),
+    ],
+)
+def test_the_row_of_a_socket(more: dict[str, object], row: list[str]) -> None:
+    assert _socket_row(SOCKET | more) == row
+
+
+@pytest.mark.parametrize(
+    ("more", "row"),
+    [
+        ({}, ["p", "7", "running", "", "1.2 s", "1.5 kB", "0 B", "0 B"]),
+        ({"removed": True, "cpu": None}, ["p", "7", "running, removed", "", "", "1.5 kB", "0 B", "0 B"]),
+        (
+            {"running": False, "pid": None, "code": -9},
+            ["p", "", "killed by SIGKILL", "", "1.2 s", "1.5 kB", "0 B", "0 B"],
+        ),
+        ({"running": False, "memory": None}, ["p", "7", "ended", "", "1.2 s", "", "0 B", "0 B"]),
+        ({"name": "\u202ep"}, ["\\u202ep", "7", "running", "", "1.2 s", "1.5 kB", "0 B", "0 B"]),
+    ],
+)
+def test_the_row_of_a_process(more: dict[str, object], row: list[str]) -> None:
+    assert _process_row(PROCESS | more) == row
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("code", None, "-"),
+        ("umask", 63, "0077"),
+        ("args", ["a b", "", "c"], "'a b' '' c"),
+        ("env", {"A": "1", "B": ""}, "A=1 B="),
+        ("env", {}, "-"),
+        ("name", "a\x1bb", "a\\x1bb"),
+        ("running", True, "True"),
+        ("listen", [], ""),
+    ],
+)
+def test_values_of_describe_are_readable(key: str, value: object, text: str) -> None:
+    assert _readable(key, value) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 processes"), (1, "1 process"), (2, "2 processes")])
+def test_there_is_one_process_or_there_are_processes(number: int, text: str) -> None:
+    assert _count(number, "process") == text
+
+
+@pytest.mark.parametrize(("starts", "survived"), [(1, ""), (2, ", 1 restart survived"), (9, ", 8 restarts survived")])
+def test_the_server_tells_what_it_has_survived(here: Here, starts: int, survived: str) -> None:
+    (server,) = here.session.client().describe("server")
+    lines = _server_lines(server | {"starts": starts, "uptime": 90, "managed": True}, here.session)
+    assert lines[1].endswith(f"up 1 min 30 s{survived}")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("kind", ["sockets", "processes", "values"])
+def test_lists_are_those_of_the_protocol_and_json_is_that_of_describe(here: Here, kind: str) -> None:
+    here.out("make", "socket", "b.web")
+    here.out("make", "process", "b.p", "--", "/bin/sleep", "600")
+    here.out("set", "b.v", "two  words")
+    assert here.out("list", kind) == here.out("list", kind, "b.*") == here.daemon.ask(f"list {kind}") + "\n"
+    assert here.out("list", kind, "a*") == ""
+    described = here.daemon.ask(f"describe {kind}")
+    assert here("list", kind, "--json").out.count("\n") == 1
+    names = [json.loads(text)["name"] for text in (here.out("list", kind, "--json"), described)]
+    assert len({*names}) == 1
+    assert f"name: {names[0]}\n" in here.out("describe", kind)
+    (everything,) = here.out("status", "--json").splitlines()
+    assert kind == "values" or json.loads(everything)[kind][0]["name"] == names[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("get none", 1, "papactl: there is no value none; papactl list values shows them all\n"),
+        ("get non*", 1, "papactl: there is no value non*; papactl list values shows them all\n"),
+        ("set v", 2, "papactl: error: set v needs a value\nTo clear it: papactl remove values v\n"),
+        ("set v=1", 2, "papactl: error: set v=1 needs a value\nDid you mean: papactl set v 1\n"),
+        ("status a b*", 1, "papactl: no process matches a or b*; papactl list processes shows them all\n"),
+        ("set v 1 --json", 0, ""),
+        ("remove values none --json", 0, ""),
+    ],
+)
+def test_what_cannot_be_done_says_what_can(here: Here, line: str, status: int, said: str) -> None:
+    done = here(*line.split())
+    assert (done.status, done.out, done.err) == (status, "", said)
+
+
+def test_papad_does_not_leave_while_it_holds_something(here: Here) -> None:
+    here.out("set", "v", "1")
+    done = here("exit-if-idle")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == "papactl: not idle: papad still holds something; papactl status shows what\n"
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -9 $$", 137), ("exit 0", 0)])
+def test_a_process_that_is_watched_gives_its_status(here: Here, script: str, status: int) -> None:
+    done = here("make", "process", "p", "-w", "--", "/bin/sh", "-c", script)
+    assert (done.status, done.err) == (status, "")
