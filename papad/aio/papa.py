@@ -165,15 +165,17 @@ class Papa:
         while True:
             connection = await self.another()
             try:
-                if inquiry := reading.inquiry:
-                    reading.locate(inquiry.parse(await connection.ask(inquiry.line)))
-                frames = connection.frames(reading.line(), timeout)
-                if reading.atomic:
-                    frames = _all_of([frame async for frame in frames])
-                async for frame in frames:
-                    if reading.take(frame):
-                        yield frame
-                return
+                while True:
+                    if inquiry := reading.inquiry:
+                        reading.locate(inquiry.parse(await connection.ask(inquiry.line)))
+                    frames = connection.frames(reading.line(), timeout)
+                    if reading.atomic:
+                        frames = _all_of([frame async for frame in frames])
+                    async for frame in frames:
+                        if reading.take(frame):
+                            yield frame
+                    if reading.ended():
+                        return
             except TimedOut:
                 raise
             except ConnectionLost:

@@ -117,9 +117,9 @@ class Watcher:
     async def _watch_again(self) -> None:
         """Continue the watch on a new connection after a restart of papad.
 
-        If nothing is left to watch, `connection` becomes None.
+        If nothing is left to watch, `connection` becomes None. Until then the lost one stays, so that
+        `read` tries again if this is cancelled or papad is unreachable.
         """
-        self._end()
         before = None
         while patterns := self._watched.left(await self.papa_object.list_processes()):
             try:
@@ -130,5 +130,6 @@ class Watcher:
                 pass
             except Error:
                 if patterns == before:
-                    return  # the wildcards no longer match anything
+                    break  # the wildcards no longer match anything
             before = patterns
+        self._end()

@@ -264,13 +264,15 @@ def read(reading: Reading, connect: Callable[[], Client], timeout: float | None)
     while True:
         with connect() as client:
             try:
-                if inquiry := reading.inquiry:
-                    reading.locate(inquiry.parse(client.ask(inquiry.line)))
-                frames = client.frames(reading.line(), timeout)
-                for frame in list(frames) if reading.atomic else frames:
-                    if reading.take(frame):
-                        yield frame
-                return
+                while True:
+                    if inquiry := reading.inquiry:
+                        reading.locate(inquiry.parse(client.ask(inquiry.line)))
+                    frames = client.frames(reading.line(), timeout)
+                    for frame in list(frames) if reading.atomic else frames:
+                        if reading.take(frame):
+                            yield frame
+                    if reading.ended():
+                        return
             except TimedOut:
                 raise
             except ConnectionLost:

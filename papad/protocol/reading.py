@@ -44,6 +44,8 @@ class Reading:
         self.positions = dict(selection.get("after") or {})
         """Process id to the position that the reading has reached."""
         self.begun = False
+        """Whether `line` asks only for what is left. A follower of the newest first reads what exists."""
+        self._start: dict[int, int] = {}
         self._selection = selection
         self._closed: set[int] = set()
 
@@ -58,7 +60,7 @@ class Reading:
 
         A reading of only the newest output cannot resume in the middle after a restart.
         """
-        return self._partial and not self.follow
+        return self._partial and not self.begun
 
     @property
     def inquiry(self) -> Request[list[dict[str, Any]]] | None:
@@ -80,16 +82,27 @@ class Reading:
             self._start = {id: at for id, at in captured.items() if id not in self.positions}
 
     def line(self) -> bytes:
-        """Return the command line that reads the selected output, or the rest of it."""
+        """Return the command line that reads the selected output, or the rest of it.
+
+        A follower of the newest output ends with an empty line what it begins: papad takes that line
+        once all existing output is sent, and its prompt tells that nothing of it was cut off.
+        """
         left_out = {"after", "before", *(("last", "bytes") if self.begun else ())}
         options: dict[str, object] = {name: value for name, value in self._selection.items() if name not in left_out}
         words: list[Word] = ["output", *option_words(options | {"follow": 1 if self.follow else None})]
         words += [(f"after.{id}", str(position)) for id, position in self.positions.items()]
         words += [(f"before.{id}", str(position)) for id, position in (self._selection.get("before") or {}).items()]
-        if not self.begun and self.follow and self._partial:
-            self.positions.update(self._start)
+        end = b"\n" if self.atomic and self.follow else b""
         self.begun = not self.atomic
-        return line(words + pattern_words(self.patterns))
+        return line(words + pattern_words(self.patterns)) + end
+
+    def ended(self) -> bool:
+        """Note that all frames were taken. Return False if a follower has only begun by that."""
+        if self.begun or not self.follow:
+            return True
+        self.positions |= {id: max(at, self.positions.get(id, 0)) for id, at in self._start.items()}
+        self.begun = True
+        return False
 
     def take(self, frame: Frame) -> bool:
         """Mark a frame as read. Return False if it repeats an earlier `closed` frame."""

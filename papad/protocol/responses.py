@@ -99,8 +99,8 @@ class Incoming:
 
     def line(self) -> str | None:
         """Take the first line of an answer that starts a watch. Raises Error like `answer`."""
-        if self._data.startswith(b"Error: "):
-            return self.answer()
+        if self._failed():
+            return None
         line = self._take_line()
         return None if line is None else line.decode("utf-8", "surrogateescape")
 
@@ -125,8 +125,7 @@ class Incoming:
 
     def frame(self) -> Frame | None:
         """Take the next frame of output, or DONE after the last one."""
-        if self._data.startswith(b"Error: "):
-            self.answer()
+        if self._failed():
             return None
         for prompt in (wire.PROMPT, _ANSWER_END):
             if self._data.startswith(prompt):
@@ -141,6 +140,20 @@ class Incoming:
             raise Error(f'papad sent a frame of unknown kind: "{kind}"')
         data = self._item(kind, end, int(number))
         return None if data is None else Frame(kind, name, float(timestamp), data, int(id), int(position))  # type: ignore[arg-type]
+
+    def _failed(self) -> bool:
+        """Return whether an error is next, and raise it once it is complete.
+
+        The answer to another line may follow it.
+        """
+        if not self._data.startswith(b"Error: "):
+            return False
+        end = self._data.find(_ANSWER_END)
+        if end >= 0:
+            text = self._data[:end].decode("utf-8", "surrogateescape")
+            del self._data[: end + len(_ANSWER_END)]
+            raise Error(text.removeprefix("Error: "))
+        return True
 
     def _item(self, kind: str, end: int, number: int) -> bytes | int | None:
         """Take a line that ends at `end`; return the bytes that follow it, or its number."""

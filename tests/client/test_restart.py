@@ -7,12 +7,14 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from papad import ConnectionLost, Papa, aio
 from papad.protocol import wire
+from papad.protocol.responses import Frame
 from tests.client.relay import Relay
 from tests.support.papad import Daemon
 from tests.support.waiting import wait_until
@@ -155,6 +157,32 @@ def test_a_follow_of_the_newest_goes_on_with_what_is_new(through: Papa, relay: R
     second = next(frames)
     assert (second.name, second.data, second.position) == ("x", b"new\n", 4)
     frames.close()
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_follow_of_the_newest_cut_anywhere_has_all_of_it_once(through: Papa, relay: Relay, blocking: bool) -> None:
+    for name in ("x", "y"):
+        through.make_process(name, "/bin/sh", ["-c", "echo one; echo two >&2; echo three; echo four >&2"])
+    wait_until(lambda: not any(each["running"] for each in through.list_processes().values()), "they have ended")
+    whole = sorted(through.output(last=5))
+    assert {frame.name for frame in whole} == {"x", "y"}
+
+    async def followed(p: aio.Papa) -> list[Frame]:
+        async with aclosing(p.follow(last=5)) as frames:  # type: ignore[type-var]
+            return [await anext(frames) for _ in whole]
+
+    async def main() -> list[Frame]:
+        async with asyncio.timeout(30), aio.Papa(relay.path, 5, autostart=False) as p:
+            await p.list_sockets()
+            relay.budgets = budgets
+            return await followed(p)
+
+    described = len(through.connection.ask(b"%describe processes\n")) + len("\n> ") if through.connection else 0
+    for size in (*range(0, 60, 3), 150):
+        budgets = [WELCOME + described + size] * 2
+        relay.budgets = list(budgets) if blocking else []
+        found = itertools.islice(through.follow(last=5), len(whole)) if blocking else asyncio.run(main())
+        assert sorted(found) == whole
 
 
 @pytest.mark.parametrize("last", [None, 3])

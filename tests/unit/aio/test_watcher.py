@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from papad import aio
-from tests.support.peer import Peer
-from tests.support.twins import BEGIN, LIST, LISTED, WATCH, WATCHERS, data, outcome, timeout
+from papad import Unreachable, aio
+from tests.support.peer import Last, Peer
+from tests.support.twins import BEGIN, LIST, LISTED, NO_MORE, ONE, TWO, WATCH, WATCHERS, data, outcome, timeout
 from tests.unit.aio.test_connection import run
 
 
@@ -45,6 +46,39 @@ def test_closing_acknowledges_if_told_so(tmp_path: Path, acknowledge: bool, hear
     with Peer(tmp_path / "s", {WATCH: [BEGIN], b"\n": [b""]}) as peer:
         run(main)
     assert peer.heard == heard
+
+
+@pytest.mark.parametrize("how", ["cancelled", "unreachable"])
+def test_a_watch_that_could_not_go_on_is_not_at_its_end(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went wrong while it connected again may be tried again."""
+
+    async def nobody() -> None:
+        raise Unreachable("papad does not answer")
+
+    async def main() -> None:
+        async with aio.Papa(peer.path, 20, autostart=False) as p:
+            watcher = await p.watch_processes("x")
+            assert await watcher.read() is not None
+            with monkeypatch.context() as patch:
+                if how == "unreachable":
+                    patch.setattr(p, "list_processes", nobody)
+                with pytest.raises(TimeoutError if how == "cancelled" else Unreachable):
+                    async with asyncio.timeout(0.2):
+                        await watcher.read()
+            assert watcher
+            batch = await watcher.read()
+            assert batch is not None
+            assert data(batch) == [b"two"]
+            assert await watcher.read() is None
+            assert not watcher
+
+    listed = [b"x pid", LISTED] if how == "cancelled" else [LISTED]
+    answers = {WATCH: [BEGIN, b"Watching 1\n" + ONE + TWO + b"] "], LIST: listed, b"\n": [Last(b""), NO_MORE]}
+    with Peer(tmp_path / "s", answers) as peer:
+        run(main)
+    assert len(peer.heard) == sum(map(len, answers.values()))
 
 
 def test_commands_go_on_beside_a_watch(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def test_the_newest_output_is_read_in_one_go() -> None:
         reading.take(frame("out", b"one", 7))
         assert reading.inquiry is None
         assert reading.line().startswith(line[:-1])
+        assert reading.ended()
     assert not Reading().atomic
-    assert not Reading(follow=True, last=2).atomic
 
 
 def test_a_follower_of_the_newest_goes_on_with_what_is_new() -> None:
@@ -97,8 +97,13 @@ def test_a_follower_of_the_newest_goes_on_with_what_is_new() -> None:
     assert reading.inquiry is not None
     assert reading.inquiry.line == b"%describe processes\n"
     reading.locate(described(_5=10, _6=20, _7=30))
-    assert reading.line() == b"%output last=1 follow=1 after.7=2\n"
+    for _ in range(2):
+        assert reading.atomic, "what is cut off comes again"
+        assert reading.line() == b"%output last=1 follow=1 after.7=2\n\n"
     reading.take(frame("out", b"ten", 7))
+    assert not reading.ended(), "only what exists was read"
+    assert reading.line() == b"%output follow=1 after.7=2 after.5=10 after.6=20\n"
     reading.take(frame("out", b"new", 10))
     reading.locate(described(_5=13, _6=25, _7=30, _8=4))
     assert reading.line() == b"%output follow=1 after.7=2 after.5=13 after.6=20\n"
+    assert reading.ended()

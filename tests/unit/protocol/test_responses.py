@@ -75,6 +75,14 @@ def test_errors(take: Callable[[Incoming], object], size: int) -> None:
         list(taken(wire.error("no such thing"), size, take))
 
 
+@pytest.mark.parametrize("take", [Incoming.line, Incoming.frame])
+def test_an_error_may_be_followed_by_the_answer_to_another_line(take: Callable[[Incoming], object]) -> None:
+    incoming = Incoming()
+    incoming.feed(wire.error("no such thing") + wire.PROMPT)
+    with pytest.raises(Error, match=r"^no such thing$"):
+        take(incoming)
+
+
 def test_an_end_is_an_answer_only_after_the_last_words() -> None:
     incoming = Incoming()
     incoming.feed(b"ok\n")
