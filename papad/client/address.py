@@ -6,7 +6,8 @@ import os
 import socket
 from collections.abc import Callable
 
-from papad.errors import ConnectionLost, Refused, Unreachable
+from papad.errors import ConnectionLost, Error, Refused, Unreachable
+from papad.protocol.options import number
 
 DEFAULT_PORT = 20202
 
@@ -22,15 +23,25 @@ def for_people(address: Address) -> str:
     return address if isinstance(address, str) else f"127.0.0.1:{address}" if isinstance(address, int) else "papad"
 
 
+def is_port(text: str) -> bool:
+    """Return whether this is the number of a port to connect to."""
+    return 0 < number(text) < 65536
+
+
 def find() -> str | int:
     """Return the address of papad.
 
     This is $PAPAD_SOCKET if set, else the socket of the user's own papad or of the system's,
-    whichever exists first, else the port of the original papa.
+    whichever exists first, else the port of the original papa. Raises Unreachable if $PAPAD_SOCKET is
+    a number but no port.
     """
     given = os.environ.get("PAPAD_SOCKET")
+    if given and given.isdecimal():
+        if not is_port(given):
+            raise Unreachable(f"PAPAD_SOCKET must be a path, or a port from 1 to 65535, not {given}")
+        return int(given)
     if given:
-        return int(given) if given.isdecimal() else given
+        return given
     return next(filter(os.path.exists, usual_paths()), DEFAULT_PORT)
 
 
@@ -44,7 +55,10 @@ def usual_paths() -> list[str]:
 
 
 def connected(address: Address, timeout: float | None) -> socket.socket:
-    """Return a connected socket, which the caller owns. Raises Unreachable or ConnectionLost."""
+    """Return a connected socket, which the caller owns.
+
+    Raises Unreachable or ConnectionLost, and Error for what cannot be a path.
+    """
     if not isinstance(address, str | int):
         return address()
     unix = isinstance(address, str)
@@ -58,6 +72,9 @@ def connected(address: Address, timeout: float | None) -> socket.socket:
     except (BlockingIOError, TimeoutError):  # the backlog is full, so something is listening
         sock.close()
         raise ConnectionLost(f"{for_people(address)} is too busy to accept a connection") from None
+    except UnicodeError as error:
+        sock.close()
+        raise Error(f"{address!r} cannot be the path of papad's socket: {error}") from None
     except (OSError, OverflowError) as error:
         sock.close()
         reason = getattr(error, "strerror", None) or error

@@ -42,7 +42,7 @@ _TRIES = 3
 def start(address: str | int, deadline: float) -> None:
     """Start papad at the address before `deadline` (of time.monotonic()).
 
-    Raises Error if papad cannot be started.
+    Raises Error if papad cannot be started in time. It may still come up after that.
     """
     if not _by_systemd(address, deadline):
         _by_hand(address, deadline)
@@ -87,16 +87,18 @@ def _by_hand(address: str | int, deadline: float) -> None:
             f"cannot start papad: it needs the Python modules {' and '.join(missing)}; on Debian, apt-get install papad"
         )
     with _alone(address, deadline):
-        if _answers(address):
+        if _listens(address, deadline):
             return
         command = _command(address)
         with contextlib.suppress(subprocess.CalledProcessError, OSError):
             for _ in range(_TRIES):
                 pid = _spawn(command)
                 while _runs(pid) and time.monotonic() < deadline:
-                    if _answers(address):
+                    if _listens(address, deadline):
                         return
                     time.sleep(_DELAY)
+                if time.monotonic() >= deadline:
+                    break
         raise Error(f"failed to start papad; to see why, run: {' '.join(command)}")
 
 
@@ -143,11 +145,14 @@ def _environment() -> dict[str, str]:
     return env | {"PYTHONPATH": os.pathsep.join(filter(None, (FOLDER, env.get("PYTHONPATH"))))}
 
 
-def _answers(address: str | int) -> bool:
+def _listens(address: str | int, deadline: float) -> bool:
+    """Return whether there is a papad, even one that does not answer in time."""
     try:
-        Client(address, 5.0).close()
-    except (Refused, TimedOut):
+        Client(address, max(deadline - time.monotonic(), _DELAY)).close()
+    except Refused:
         raise
+    except TimedOut:
+        return True
     except (Unreachable, ConnectionLost):
         return False
     return True
@@ -184,9 +189,11 @@ def _alone(address: str | int, deadline: float) -> Iterator[None]:
 def _lock_path(address: str | int) -> str:
     """Return the path of the lock file for this user and address.
 
-    It is in a directory that does not outlive a boot.
+    It is in a directory that does not outlive a boot. Raises Error if none can be written to.
     """
     folders = [os.environ.get("XDG_RUNTIME_DIR"), "/run" if os.geteuid() == 0 else None, "/tmp"]
-    folder = next(folder for folder in folders if folder and os.access(folder, os.W_OK))
+    folder = next((folder for folder in folders if folder and os.access(folder, os.W_OK)), None)
+    if folder is None:
+        raise Error("cannot start papad: no folder for its lock can be written to; set XDG_RUNTIME_DIR to one")
     key = hashlib.sha256(str(address).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return f"{folder}/papad-start-{os.geteuid()}-{key}.lock"

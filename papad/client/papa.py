@@ -175,10 +175,10 @@ class Papa(Closing):
                 client = Client(self.port_or_path, max(left, 0.001))
                 client.timeout = self.timeout
                 return client
-            except (Refused, TimedOut):
+            except Refused:
                 raise
             except (ConnectionLost, Unreachable) as error:
-                if left < 0:
+                if left < 0 or isinstance(error, TimedOut):
                     raise Unreachable(
                         f"could not connect to papad in {self.connection_timeout:.3g} seconds: {error}"
                     ) from None

@@ -189,13 +189,16 @@ def make_process(
     watch_immediately: bool | None = None,
     *,
     shell: bool | None = None,
-    listen: Iterable[Text] | None = None,
+    listen: Text | Iterable[Text] | None = None,
     journal: bool | None = None,
 ) -> Request[dict[str, Any]]:
-    """Start a process, or return the existing one if it was made with the same options."""
+    """Start a process, or return the existing one if it was made with the same options.
+
+    `listen` is the name of a socket, or several, to pass as systemd does.
+    """
     options: dict[str, object] = {"working_dir": working_dir, "uid": uid, "gid": gid, "bufsize": bufsize}
     options |= {"watch": 1 if watch_immediately else None, "shell": 1 if shell else None}
-    options |= {"journal": 1 if journal else None, "listen": ",".join(map(text, listen)) if listen else None}
+    options |= {"journal": 1 if journal else None, "listen": ",".join(_texts(listen)) if listen else None}
     if bufsize != 0:
         options["stdout"] = _stream("stdout", stdout, {DEVNULL: "0", PIPE: None})
         joined = {DEVNULL: "0", STDOUT: "stdout", PIPE: None}
@@ -204,7 +207,7 @@ def make_process(
     words += [(f"env.{text(key)}", text(value)) for key, value in (env or {}).items()]
     words += [(f"rlimit.{key.lower()}", text(value)) for key, value in (rlimits or {}).items()]
     words += [text(executable)] if executable else []
-    words += _arguments(args)
+    words += _texts(args)
     return Request(line(words), lambda answer: _process_of(answer)[1], watched=(name,) if watch_immediately else ())
 
 
@@ -231,7 +234,7 @@ class MakeProcess(Protocol[Made, Watching]):
         watch_immediately: Literal[False] | None = None,
         *,
         shell: bool | None = None,
-        listen: Iterable[Text] | None = None,
+        listen: Text | Iterable[Text] | None = None,
         journal: bool | None = None,
     ) -> Made: ...
 
@@ -252,7 +255,7 @@ class MakeProcess(Protocol[Made, Watching]):
         *,
         watch_immediately: Literal[True],
         shell: bool | None = None,
-        listen: Iterable[Text] | None = None,
+        listen: Text | Iterable[Text] | None = None,
         journal: bool | None = None,
     ) -> Watching: ...
 
@@ -273,7 +276,7 @@ class MakeProcess(Protocol[Made, Watching]):
         watch_immediately: bool | None = None,
         *,
         shell: bool | None = None,
-        listen: Iterable[Text] | None = None,
+        listen: Text | Iterable[Text] | None = None,
         journal: bool | None = None,
     ) -> Made | Watching: ...
 
@@ -319,12 +322,13 @@ def option_words(values: Mapping[str, object]) -> list[Word]:
     return [(name, text(value)) for name, value in values.items() if value is not None]
 
 
-def _arguments(args: object) -> list[Word]:
-    if args is None or args == "":
+def _texts(value: object) -> list[str]:
+    """Convert one word, or several, to text."""
+    if value is None or value == "":
         return []
-    if isinstance(args, str | bytes | os.PathLike) or not isinstance(args, Iterable):
-        return [text(args)]
-    return [text(arg) for arg in args if arg is not None]
+    if isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable):
+        return [text(value)]
+    return [text(each) for each in value if each is not None]
 
 
 def _known(names: Mapping[int, str], number: int, what: str) -> str:

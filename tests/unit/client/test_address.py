@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from papad.client.address import DEFAULT_PORT, Address, connected, find, for_people, usual_paths
-from papad.errors import ConnectionLost, Unreachable
+from papad.errors import ConnectionLost, Error, Unreachable
 from tests.support.papad import no_new_fds
 
 
@@ -30,6 +30,13 @@ def test_it_finds_papad_by_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
     assert find() in (DEFAULT_PORT, "/run/papad/papad.sock")
     (tmp_path / "papad.sock").touch()
     assert find() == str(tmp_path / "papad.sock")
+
+
+@pytest.mark.parametrize("given", ["0", "65536", "9" * 5000])
+def test_a_number_that_is_no_port_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("PAPAD_SOCKET", given)
+    with pytest.raises(Unreachable, match=f"PAPAD_SOCKET must be a path, or a port from 1 to 65535, not {given}"):
+        find()
 
 
 def test_the_user_has_a_folder_where_the_environment_tells_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +78,11 @@ def test_where_nobody_can_answer_it_says_why(what: str) -> None:
     address, why = NOBODY[what]
     with pytest.raises(Unreachable, match=f"papad does not answer .*{why}"):
         connected(address, 5)
+
+
+def test_what_cannot_be_a_path_is_an_error() -> None:
+    with pytest.raises(Error, match=r"^'/\\ud800' cannot be the path of papad's socket: .*surrogates not allowed"):
+        connected("/\ud800", 1)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.05])

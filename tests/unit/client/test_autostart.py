@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -99,6 +100,25 @@ def test_nobody_starts_one_where_one_refuses(runtime: Path) -> None:
         start(peer.path, soon())
 
 
+def test_no_more_are_started_when_time_is_up(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the one ended that may yet answer."""
+    pids = runtime / "pids"
+    pids.touch()
+    monkeypatch.setattr(autostart, "_command", lambda address: ["sh", "-c", f"echo $$ >> {pids}; exec sleep 60"])
+    with no_new_fds(), pytest.raises(Error, match="failed to start papad; to see why, run: sh -c"):
+        start(str(runtime / "s"), time.monotonic() + 0.1)
+    wait_until(lambda: pids.read_text().endswith("\n"), "it has begun")
+    (pid,) = map(int, pids.read_text().split())
+    assert autostart._runs(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_one_that_is_slow_to_answer_is_not_started_again(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autostart, "_command", lambda address: ["false"])
+    with Peer(runtime / "s", {}, b"Papa is ho") as peer:
+        start(peer.path, time.monotonic() + 0.1)
+
+
 def test_it_gets_the_environment_but_what_is_meant_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEPT", "x")
     monkeypatch.setenv("PYTHONPATH", "/a:/b")
@@ -142,6 +162,12 @@ def test_who_waits_for_another_to_start_it_does_not_wait_for_ever(runtime: Path)
         other.communicate(b"\n")
     with no_new_fds(), autostart._alone("/a", soon()):
         pass
+
+
+def test_there_must_be_a_folder_for_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(Error, match=r"^cannot start papad: no folder for its lock .*; set XDG_RUNTIME_DIR to one$"):
+        autostart._lock_path("/a")
 
 
 LOCKS = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from papad import Error, Papa, Refused
+from papad import Error, Papa, Refused, Unreachable
 from tests.support.papad import REPOSITORY, no_new_fds
 from tests.support.peer import Last, Peer
 from tests.support.twins import GET, PAPAS, outcome, timeout
@@ -58,6 +58,16 @@ def test_a_first_connection_that_is_lost_is_tried_again(tmp_path: Path) -> None:
     with Peer(tmp_path / "s", {GET: [NOTHING]}, Last(b""), Last(b"Papa is ho")) as peer, Papa(peer.path, 20) as p:
         assert p.get("a") is None
         assert peer.connections == 3
+
+
+@pytest.mark.parametrize("says", [b"Papa is ho", Last(b"Papa is ho")], ids=["silent", "lost"])
+@pytest.mark.parametrize("autostart", [True, False])
+def test_a_papad_that_never_welcomes_is_unreachable(tmp_path: Path, says: bytes, autostart: bool) -> None:
+    with (
+        Peer(tmp_path / "s", {}, *[says] * 100),
+        pytest.raises(Unreachable, match=r"^could not connect to papad in 0\.2 seconds: "),
+    ):
+        Papa(tmp_path / "s", 0.2, autostart=autostart)
 
 
 def test_a_path_must_be_absolute() -> None:

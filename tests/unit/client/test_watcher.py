@@ -108,6 +108,7 @@ def test_a_watch_goes_on_after_papad_was_away_for_longer_than_was_waited(tmp_pat
     with Peer(tmp_path / "s", answers) as peer, papa(peer) as p:
         watcher = p.watch_processes("x")
         watcher.read()
+        p.connection = p.another()
         p.connection_timeout = -1.0
         with pytest.raises(ConnectionLost):
             watcher.read()

@@ -41,6 +41,8 @@ LINES: list[tuple[Request[Any], bytes]] = [
     (r.make_process("x", "e", stdout=DEVNULL, stderr=STDOUT), b"make process x stdout=0 stderr=stdout e"),
     (r.make_process("x", "e", bufsize=0, stdout=PIPE), b"make process x bufsize=0 e"),
     (r.make_process("x", "e", listen=["a", b"b"], journal=True), b"make process x journal=1 listen=a,b e"),
+    (r.make_process("x", "e", listen="web"), b"make process x listen=web e"),
+    (r.make_process("x", "e", listen=b"web"), b"make process x listen=web e"),
     (r.make_process("x", "a | b", shell=True, journal=False), b"make process x shell=1 a%20|%20b"),
     (r.describe("server"), b"describe server"),
     (r.exit_if_idle(), b"exit-if-idle"),
