@@ -6,7 +6,7 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from papad.client.address import DEFAULT_PORT, find, for_people, usual_paths
+from papad.client.address import DEFAULT_PORT, find, for_people, is_port, usual_paths
 from papad.client.connection import Client
 from papad.ctl.parser import Call, Usage
 from papad.ctl.render import leave_with_reader
@@ -38,9 +38,11 @@ class Session:
     def __init__(
         self, socket: str | None = None, port: str | None = None, host: str | None = None, label: str | None = None
     ) -> None:
-        if socket and port:
+        if socket is not None and port is not None:
             raise Usage("use either --socket or --port, not both")
-        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+        if socket == "":
+            raise Usage("--socket needs the path of a socket, not ''")
+        if port is not None and not is_port(port):
             raise Usage(f"--port must be a number from 1 to 65535, not {port!r}")
         self.host = host
         self.address: str | int
@@ -96,6 +98,8 @@ class Session:
         try:
             return Client(self.address)
         except Refused as error:
+            if "group papad" not in str(error):  # another reason, which papad gives
+                raise CannotConnect(f"papad at {self.where} refused the connection: {error}") from None
             raise CannotConnect(f"no permission to talk to papad at {self.where}", self._hint(error)) from None
         except Unreachable as error:
             raise CannotConnect(
@@ -106,7 +110,7 @@ class Session:
                 f"{self.where} is not answering like papad; is another program listening there?"
             ) from None
         except Error as error:
-            raise CannotConnect(f"papad at {self.where} refused the connection: {error}") from None
+            raise CannotConnect(f"cannot connect to papad at {self.where}: {error}") from None
 
     def _over(self, tunnel: Tunnel) -> Client:
         try:

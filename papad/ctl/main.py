@@ -10,7 +10,6 @@ from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import parse
 from papad.ctl.run import FAILED, complain, execute, guarded
 from papad.errors import Error
-from papad.version import __version__
 
 
 def main() -> None:
@@ -36,10 +35,7 @@ def _command_line(argv: list[str]) -> int:
     if sys.stdout is None:
         raise Error("standard output is closed; to discard it: >/dev/null")
     call = parse(argv, COMMANDS, COMMON)
-    if call.flag("version"):
-        print(f"papactl {__version__}")
-        return 0
-    if call.command.offline:
+    if call.flag("version") or call.command.offline:
         return execute(call, None)
     if len(call.texts("host")) > 1 and not os.environ.get(ONLY_HOST):
         from papad.ctl.remote import on_each

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from papad.ctl.advice import for_option, for_word
+from papad.protocol.options import flag
 
 
 class Usage(Exception):
@@ -108,8 +109,18 @@ class Call(NamedTuple):
     @property
     def live(self) -> bool:
         """Whether it prints output as it comes."""
-        given = {*self.options, *(name for name, value in self.pairs if value == "1")}
-        return self.command.live or any(each.live and each.key in given for each in self.command.options)
+        return self.command.live or any(
+            each.live and (each.key in self.options or turned_on(each.key, self.pairs)) for each in self.command.options
+        )
+
+
+def turned_on(name: str, pairs: list[tuple[str, str]]) -> bool:
+    """Return whether the last `name=value` word of this name means yes. Raises Usage."""
+    value = dict(pairs).get(name, "0")
+    try:
+        return flag(value)
+    except ValueError as error:
+        raise Usage(f"{name} must be {error}, not {value!r}") from None
 
 
 def parse(argv: list[str], commands: tuple[Command, ...], common: tuple[Option, ...]) -> Call:
@@ -181,14 +192,14 @@ class _Parse:
         name, equals, _ = word.partition("=")
         known = {each.protocol for each in self.command.options}
         return bool(equals) and (
-            ("shell", "1") not in self.pairs or name in known or name.partition(".")[0] + "." in known
+            not turned_on("shell", self.pairs) or name in known or name.partition(".")[0] + "." in known
         )
 
     def _option(self, word: str) -> None:
         known = (*(self.command.options if self.command else ()), *self.common)
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            self._long(_long(name, word, known, self._hint(name)), value if equals else None)
+            self._long(_long(name, known, self._hint(name)), value if equals else None)
             return
         letters = word[1:]
         while letters:
@@ -338,7 +349,7 @@ def _either(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _long(name: str, typed: str, known: tuple[Option, ...], hint: str) -> Option:
+def _long(name: str, known: tuple[Option, ...], hint: str) -> Option:
     exact = [each for each in known if each.long == name]
     if exact:
         return exact[0]  # the command's own option hides a common one of the same name
@@ -346,8 +357,8 @@ def _long(name: str, typed: str, known: tuple[Option, ...], hint: str) -> Option
     if len(found) == 1:
         return next(each for each in known if each.long == found[0])
     if found:
-        raise Usage(f"ambiguous option {typed}: {_either([f'--{each}' for each in found])}?")
-    raise Usage(f"unknown option {typed.partition('=')[0]}", hint)
+        raise Usage(f"ambiguous option --{name}: {_either([f'--{each}' for each in found])}?")
+    raise Usage(f"unknown option --{name}", hint)
 
 
 def summaries(commands: tuple[Command, ...]) -> list[str]:

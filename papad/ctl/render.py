@@ -74,7 +74,7 @@ def size(count: int | None) -> str:
         return ""
     amount = float(count)
     for unit in ("B", "kB", "MB"):
-        if amount < 1000:
+        if amount < 999.5:  # what is more would be rounded to 1000
             return f"{amount:.0f} {unit}" if unit == "B" or amount >= 99.5 else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} GB"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from typing import TextIO
 
 from papad.ctl.advice import for_answer
 from papad.ctl.connect import CannotConnect, Session
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Call, Usage, parse
 from papad.errors import Error, Unreachable
+from papad.version import __version__
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -43,8 +45,18 @@ def complain(message: str, hint: str = "") -> None:
         sys.stderr.write("".join(line + "\n" for line in lines))
 
 
+def standard_input() -> TextIO:
+    """Return standard input. Raises Error if it is closed."""
+    if sys.stdin is None:
+        raise Error("standard input is closed; to read nothing from it: </dev/null")
+    return sys.stdin
+
+
 def execute(call: Call, session: Session | None) -> int:
-    """Run a parsed command line. Only a command that is declared offline needs no session."""
+    """Run a parsed command line. Only --version and an offline command need no session."""
+    if call.flag("version"):
+        print(f"papactl {__version__}")
+        return 0
     module, name = call.command.run.split(":")
     return int(getattr(import_module(f"papad.ctl.{module}"), name)(call, session))
 
@@ -54,7 +66,7 @@ def interpret(words: list[str], session: Session) -> int:
 
     def run() -> int:
         call = parse(words, COMMANDS, COMMON)
-        if not call.command.in_shell or set(call.options) & {"socket", "host"}:
+        if not call.command.in_shell or set(call.options) & {"socket", "port", "host"}:
             raise Usage("not available in the shell, which is already connected")
         return execute(call, session)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from papad.ctl.completion import complete
 from papad.ctl.connect import Session
 from papad.ctl.parser import Call
-from papad.ctl.run import interpret
+from papad.ctl.run import USAGE, complain, interpret, standard_input
 
 _PROMPT = "papad> "
 _HISTORY = 1000  # lines
@@ -22,14 +22,16 @@ def run(call: Call, session: Session) -> int:
 
     Return 0 on a terminal, otherwise the last exit status that was not 0.
     """
+    interactive = standard_input().isatty()
     session.client()
-    interactive = sys.stdin.isatty()
     history = _set_up_readline(session) if interactive else None
     failed = 0
     before = ["--no-pager"] * call.flag("no_pager")
     try:
         while (words := _next_words(interactive=interactive)) != ["quit"]:
-            if words:
+            if words is None:
+                failed = USAGE
+            elif words:
                 failed = interpret([*before, *words], session) or failed
                 session.revive()
     finally:
@@ -38,8 +40,8 @@ def run(call: Call, session: Session) -> int:
     return 0 if interactive else failed
 
 
-def _next_words(*, interactive: bool) -> list[str]:
-    """Return the words of the next line, `quit` at the end of input, none for an invalid line."""
+def _next_words(*, interactive: bool) -> list[str] | None:
+    """Return the words of the next line, `quit` at the end of input, None for an invalid line."""
     try:
         line = input(_PROMPT) if interactive else sys.stdin.readline()
     except EOFError:
@@ -53,13 +55,11 @@ def _next_words(*, interactive: bool) -> list[str]:
     try:
         words = shlex.split(line)
     except ValueError as error:
-        sys.stderr.write(f"papactl: {error}\n")
-        return []
+        complain(str(error))
+        return None
     if any(word in ("|", ">", ">>", "<") for word in words):
-        sys.stderr.write(
-            "papactl: this shell has no pipes and no redirections; use papactl in your own shell for them\n"
-        )
-        return []
+        complain("this shell has no pipes and no redirections; use papactl in your own shell for them")
+        return None
     if words[:1] == ["papactl"]:
         words = words[1:]
     return ["quit"] if words in (["exit"], ["q"]) else ["help"] if words == ["?"] else words

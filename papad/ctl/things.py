@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 from papad.ctl.connect import Session
-from papad.ctl.parser import Call, Usage
+from papad.ctl.parser import Call, Usage, turned_on
 from papad.ctl.render import DIM, GREEN, RED, on_terminal, output_stream, paint, safe_text, size, table
+from papad.ctl.run import standard_input
 from papad.ctl.times import span, stamp
 from papad.errors import Error
 
@@ -32,10 +33,11 @@ def make_process(call: Call, session: Session) -> int:
     """Run `make process`, and watch the process with --watch."""
     name, *command = call.words
     options = dict(call.pairs)
-    watched = options.pop("watch", "0") == "1" or call.flag("watch")
+    watched = turned_on("watch", call.pairs) or call.flag("watch")
+    options.pop("watch", None)
     if call.texts("listen"):
         options["listen"] = ",".join(call.texts("listen"))
-    if options.get("shell") == "1":
+    if turned_on("shell", call.pairs):
         command = [" ".join(command)]
     answer = session.client().command("make", "process", name, *command, options=options)
     if call.flag("json"):
@@ -84,7 +86,7 @@ def set_value(call: Call, session: Session) -> int:
             f"Did you mean: papactl set {assigned} {rest}" if equals else f"To clear it: papactl remove values {name}",
         )
     if value == ["-"]:
-        value = [sys.stdin.read().removesuffix("\n")]
+        value = [standard_input().read().removesuffix("\n")]
     session.client().command("set", name, *value)
     return 0
 

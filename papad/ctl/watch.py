@@ -112,6 +112,8 @@ class _Printer:
             if line.kind == "closed":
                 position = self._positions.pop(line.name, 0)
                 self._lost(line.name, captured.get(line.name, position) - position, line.timestamp)
+                if self._open is not None and self._open[0] == line.name:
+                    self.end_line()  # also where the look does not show the end
             else:
                 self._positions[line.name] = self._positions.get(line.name, 0) + len(line.data)
             self._line(line)
@@ -124,8 +126,8 @@ class _Printer:
     def _line(self, line: Line) -> None:
         *complete, rest = line.data.split(b"\n") if line.kind in ("out", "err") else [b"", b""]
         for number, data in enumerate(complete):
-            self._piece(line._replace(data=data), begun=number == 0)
-            self._open = None
+            if self._piece(line._replace(data=data), begun=number == 0):
+                self._open = None
         if rest:
             shown = self._piece(line._replace(data=rest), begun=not complete, newline=False)
             self._open = (line.name, line.kind) if shown else None

@@ -44,6 +44,7 @@ def test_commands_in_a_pipe(ctl: Papactl) -> None:
 
 def test_habits_from_outside(ctl: Papactl) -> None:
     done = ctl("shell", stdin="papactl set a 1\nget a > file\nget a | cat\n?\n")
+    assert done.status == 2
     assert done.out.startswith("papactl [OPTION...]")
     assert (
         done.err == "papactl: this shell has no pipes and no redirections; use papactl in your own shell for them\n" * 2

@@ -42,6 +42,10 @@ def answering(folder: Path, answer: bytes) -> Iterator[str]:
     ("words", "message"),
     [
         ("--socket /x --port 1", "use either --socket or --port, not both"),
+        ("--port= --socket=", "use either --socket or --port, not both"),
+        ("--socket=", "--socket needs the path of a socket, not ''"),
+        ("--port=", "--port must be a number from 1 to 65535, not ''"),
+        ("--port " + "9" * 5000, f"--port must be a number from 1 to 65535, not '{'9' * 5000}'"),
         ("--port 0", "--port must be a number from 1 to 65535, not '0'"),
         ("--port 65536", "--port must be a number from 1 to 65535, not '65536'"),
         ("--port -1", "--port must be a number from 1 to 65535, not '-1'"),
@@ -102,7 +106,16 @@ def test_a_session_keeps_its_connection_until_it_is_lost(papad: Daemon) -> None:
     [
         (b"", "{path} is not answering like papad; is another program listening there?", ""),
         (b"HTTP/1.0 400 Bad", "{path} is not answering like papad; is another program listening there?", ""),
-        (b"Error: not you\n> ", "no permission to talk to papad at {path}", "Only root and members of the group papad"),
+        (
+            b"Error: x may not talk to papad; be root, or a member of the group papad\n> ",
+            "no permission to talk to papad at {path}",
+            "Only root and members of the group papad",
+        ),
+        (
+            b"Error: papad has 400 connections already; close some\n> ",
+            "papad at {path} refused the connection: papad has 400 connections already; close some",
+            "",
+        ),
     ],
 )
 def test_who_answers_like_something_else_is_named(tmp_path: Path, answer: bytes, message: str, hint: str) -> None:

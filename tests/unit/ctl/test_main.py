@@ -53,6 +53,20 @@ def test_where_its_output_goes(where: str, status: int, said: str) -> None:
     assert (done.returncode, done.stderr) == (status, said)
 
 
+@pytest.mark.parametrize("words", ["set v -", "shell"])
+def test_a_standard_input_that_is_closed_cannot_be_read(words: str) -> None:
+    line = f"{shlex.join(COMMAND)} {words} <&-"
+    done = subprocess.run(["bash", "-c", line], env=environment(), capture_output=True, text=True, timeout=30)
+    assert done.stderr == "papactl: standard input is closed; to read nothing from it: </dev/null\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("given", ["0", "9" * 5000])
+def test_a_number_in_the_environment_that_is_no_port_is_refused(given: str) -> None:
+    said = f"papactl: PAPAD_SOCKET must be a path, or a port from 1 to 65535, not {given}\n"
+    assert papactl("status", PAPAD_SOCKET=given) == (3, "", said)
+
+
 def test_a_reader_that_is_gone_already_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)

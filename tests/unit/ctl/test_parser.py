@@ -199,6 +199,8 @@ def test_the_options_of_papactl_end_where_the_command_begins(
         ("output -S", "-S needs a value: -S TIME"),
         ("output --", ""),
         ("--=x", "unknown option --"),
+        ("--h=x", "ambiguous option --h: --help or --host?"),
+        ("make process x shell=maybe a=b", "shell must be 0 or 1, not 'maybe'"),
         ("output -fz", "unknown option -z"),
         ("get a b", "get: unexpected argument: 'b'"),
         ("make socket x --umask 8", "--umask must be an octal number such as 077, not '8'"),
@@ -215,7 +217,7 @@ def test_what_is_wrong_is_said_in_a_line(line: str, message: str) -> None:
 
 
 def test_whether_it_prints_as_output_comes() -> None:
-    live = ("watch x", "output -f", "make process x -w ls", "make process x watch=1 ls")
+    live = ("watch x", "output -f", "make process x -w ls", "make process x watch=1 ls", "make process x watch=yes ls")
     assert all(called(*line.split()).live for line in live)
     assert not any(called(*line.split()).live for line in ("output", "make process x ls", "make process x watch=0 ls"))
 

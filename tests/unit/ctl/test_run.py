@@ -8,6 +8,7 @@ from papad.ctl.connect import CannotConnect, Session
 from papad.ctl.parser import Usage
 from papad.ctl.run import complain, execute, guarded, interpret
 from papad.errors import ConnectionLost, Error, TimedOut, Unreachable
+from papad.version import __version__
 from tests.unit.ctl.support import called
 
 
@@ -64,7 +65,12 @@ def test_lines_of_the_shell_share_one_session(session: Session, capsys: pytest.C
     assert capsys.readouterr() == ("", "papactl: none not found\n")
 
 
-@pytest.mark.parametrize("words", ["shell", "stdio-bridge", "--socket /x status", "status -H one"])
+def test_the_version_is_told_in_the_shell_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert interpret(["--version"], Session("/nonexistent")) == 0
+    assert capsys.readouterr().out == f"papactl {__version__}\n"
+
+
+@pytest.mark.parametrize("words", ["shell", "stdio-bridge", "--socket /x status", "--port 1 status", "status -H one"])
 def test_what_is_for_the_command_line_is_refused_in_the_shell(capsys: pytest.CaptureFixture[str], words: str) -> None:
     assert interpret(words.split(), Session("/nonexistent")) == 2
     assert capsys.readouterr().err == "papactl: error: not available in the shell, which is already connected\n"

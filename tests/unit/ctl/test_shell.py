@@ -62,7 +62,7 @@ def test_what_this_shell_does_not_have_is_not_run(
     line: str,
     message: str,
 ) -> None:
-    typed(monkeypatch, session, f"{line}\nlist values\n")
+    assert typed(monkeypatch, session, f"{line}\nlist values\n") == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(message)

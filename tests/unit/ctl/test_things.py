@@ -121,3 +121,17 @@ def test_papad_does_not_leave_while_it_holds_something(here: Here) -> None:
 def test_a_process_that_is_watched_gives_its_status(here: Here, script: str, status: int) -> None:
     done = here("make", "process", "p", "-w", "--", "/bin/sh", "-c", script)
     assert (done.status, done.err) == (status, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"), [("watch=yes", 7), ("watch=TRUE", 7), ("watch=no", 0), ("watch=maybe", 2)]
+)
+def test_a_word_of_the_protocol_may_ask_to_watch(here: Here, words: str, status: int) -> None:
+    done = here("make", "process", "p", words, "--", "/bin/sh", "-c", "exit 7")
+    assert done.status == status
+    assert done.err == ("papactl: error: watch must be 0 or 1, not 'maybe'\n" if status == 2 else "")
+
+
+def test_the_words_of_a_command_for_the_shell_are_joined(here: Here) -> None:
+    here.out("make", "process", "p", "shell=yes", "exit", "7")
+    assert here.described("p")["args"] == ["exit 7"]

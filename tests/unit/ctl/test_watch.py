@@ -60,6 +60,12 @@ def test_an_end_comes_after_all_output_of_the_same_instant() -> None:
     assert printed(batch(*records), captured={"p": 3}) == ["p: o", "p: e", "p: -- ended with exit code 3 --", ""]
 
 
+def test_a_line_without_an_end_ends_with_its_process_where_that_is_not_shown() -> None:
+    records: list[Record] = [("out", "p", 1, b"no end"), ("closed", "r", 2, 0), ("out", "p", 3, b"ing")]
+    records += [("closed", "p", 4, 0), ("out", "q", 5, b"next\n")]
+    assert printed(batch(*records), style="cat") == ["no ending", "next", ""]
+
+
 def test_what_was_never_delivered_is_told_before_the_end() -> None:
     first, last = batch(("out", "p", 1, b"four\n")), batch(("closed", "p", 2, 0))
     assert printed(first, last, captured={"p": 12}) == [
