@@ -44,6 +44,6 @@ def own_papad(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def home(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A `Home` of the module of the test: a table, its vault, and an FD store that outlives both."""
+    """A `Home` of the module of the test: a table, its store, and an FD store that outlives both."""
     with no_new_fds(), opened(request.module.Home) as made:
         yield made

@@ -53,7 +53,9 @@ class Host(Protocol):
     tables: Tables
     peers: Peers
     exit_when_idle: bool
-    on_change: Callable[[], None]
+
+    def changed(self) -> None:
+        """Handle that a command or an acknowledgement may have changed what is held."""
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the background."""
@@ -70,7 +72,8 @@ class Connection(asyncio.Protocol):
         self._sock = sock
         self._peer = peer
         self._transport: asyncio.Transport
-        self._sent = 0  # bytes written so far, to tell whether the peer has read all of them
+        # Bytes sent so far, to tell whether the peer has read all of them; the server has sent these.
+        self._sent = len(wire.WELCOME)
         self._reader = wire.LineReader()
         self._lines: deque[bytes | wire.LineTooLong] = deque()  # received, not yet taken
         self._first = True  # the next line is the first, which may be HTTP from a browser
@@ -91,7 +94,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self.write(wire.WELCOME)
 
     def data_received(self, data: bytes) -> None:
         self._lines.extend(self._reader.feed(data))
@@ -192,7 +194,7 @@ class Connection(asyncio.Protocol):
         text = wire.decode(line)
         if self._delivery is not None:
             answer = self._delivery.take(text)
-            self._server.on_change()
+            self._server.changed()
             return answer
         return self._answer(self._call, line, text) if text else wire.PROMPT
 
@@ -211,7 +213,7 @@ class Connection(asyncio.Protocol):
                 self.enter(Mode.AT_WORK)
                 self._server.run(self._wait_for(result))
                 return b""
-            self._server.on_change()
+            self._server.changed()
             if isinstance(result, Watching):
                 return self._begin(Batches(result.line, result.watch, self))
             if isinstance(result, Leave):

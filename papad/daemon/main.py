@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from papad.daemon.commands.table import Tables
+from papad.daemon.durable.homes import Homes
+from papad.daemon.durable.store import LaterFormat, Store, opened_store
 from papad.daemon.durable.systemd import Service
-from papad.daemon.durable.vault import Vault
-from papad.daemon.nursery.spawner import Spawner, raise_nofile_limit
+from papad.daemon.nursery.keeper import KEEPER
+from papad.daemon.nursery.spawner import Spawner, nursery_listener, raise_nofile_limit
 from papad.daemon.output.capture import Capture
+from papad.daemon.paths import Paths
 from papad.daemon.peers import Peers, is_loopback
 from papad.daemon.server import MAX_CONNECTIONS, Server
 from papad.daemon.tables.processes import Processes
@@ -28,7 +31,7 @@ from papad.daemon.tables.sockets import Sockets, bind_path
 from papad.daemon.tables.values import Values
 from papad.errors import Error
 from papad.protocol import wire
-from papad.version import __version__
+from papad.version import FOLDER, __version__
 
 log = logging.getLogger("papad")
 
@@ -40,26 +43,52 @@ EXIT_CONFIG = 78
 """Exit status for invalid options or control sockets (EX_CONFIG in sysexits.h); a restart would not
 help."""
 
+_RECOVERY = 300  # seconds that it may take, at most
 _STATUS_DELAY = 0.2  # seconds in which changes are collected into one STATUS=
 _BACKLOG = 128
-_SERVER = "server"  # key in the vault
+_SERVER = "server"  # key in the store
 
 
 def main() -> None:
-    """Run papad until a signal or exit-if-idle ends it."""
+    """Run papad until a signal or exit-if-idle ends it.
+
+    Without a service manager, this process becomes the nursery, which keeps a daemon running.
+    """
     options = _parser().parse_args()
     # Looking up a name in host= blocks the daemon: for a second, not ten (resolv.conf(5)).
     os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
     nofile = raise_nofile_limit()
+    if options.nofile is not None:
+        nofile = options.nofile
+    if kept := KEEPER in os.environ:
+        Path("/proc/self/comm").write_text("papad")
+    if os.getpid() == 1:
+        os.environ.pop("NOTIFY_SOCKET", None)  # of a container's manager: it would hold nothing for us
     service = Service()
     _set_up_log(debug=options.debug, journal=service.managed)
     try:
-        listeners = _control_sockets(service, options)
+        listeners = [] if kept else _control_sockets(service, options)
     except Error as error:
         log.critical("%s", error)
         sys.exit(EXIT_CONFIG)
+    if not service.managed and not kept:
+        _become_nursery(listeners, nofile)
     left_idle = asyncio.run(_run(service, listeners, nofile))
     sys.exit(EXIT_IDLE if left_idle and service.managed else 0)
+
+
+def _become_nursery(listeners: list[socket.socket], nofile: int) -> NoReturn:
+    """Execute the nursery in place, with the control sockets, so that it keeps a daemon.
+
+    That gets our options as well, for people to see; the control sockets count.
+    """
+    listener = nursery_listener(None)
+    for each in (listener, *listeners):
+        each.set_inheritable(True)
+    control = ",".join(str(each.fileno()) for each in listeners)
+    arguments = [*sys.argv[1:], "--nofile", str(nofile)]
+    command = ["-P", "-m", "papad.daemon.nursery.main", str(listener.fileno()), control, *arguments]
+    os.execve(sys.executable, [sys.executable, *command], os.environ | {"PYTHONPATH": FOLDER})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,36 +96,53 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-p", "--port", type=int, help=f"listen on 127.0.0.1:PORT (default: {DEFAULT_PORT})")
     parser.add_argument("-u", "--unix-socket", metavar="PATH", help="listen on a Unix socket at PATH")
     parser.add_argument("-d", "--debug", action="store_true", help="log more")
+    # The soft limit of processes, where the nursery has raised that of the daemon it keeps.
+    parser.add_argument("--nofile", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"papad {__version__}")
     return parser
 
 
 async def _run(service: Service, listeners: list[socket.socket], nofile: int) -> bool:
     """Recover, serve, and shut down in order; return whether exit-if-idle ended it."""
-    vault = Vault(service)
-    vault.recover()
-    sockets = Sockets(service, vault)
-    capture = Capture(service)
+    loop = asyncio.get_running_loop()
+    service.notify(f"EXTEND_TIMEOUT_USEC={_RECOVERY * 1_000_000}")
     spawner = Spawner(service, nofile)
-    processes = Processes(vault, capture, spawner, sockets)
-    about = _about(service, vault, spawner)
-    tables = Tables(sockets, Values(vault), processes, lambda: about() | {"connections": len(server.connections)})
-    await processes.recover()
-    service.discard(service.stored)
+    homes = Homes(service, spawner)
+    await spawner.meet()
+    homes.collect(service.stored, spawner.held, spawner.withheld)
+    listeners += [socket.socket(fileno=homes.take(name, nursery_only=True)) for name in homes.of("control-")]
+    if spawner.keeper and not listeners:
+        log.critical("the nursery, which has the control sockets, does not answer; another papad has to try again")
+        os.kill(os.getpid(), signal.SIGKILL)  # an exit status would end the nursery
+    try:
+        store = opened_store(homes)
+    except LaterFormat as error:
+        log.critical("%s; nothing was changed. Install that papad again, or a later one", error)
+        service.notify("READY=1", f"STATUS={error}")
+        return await _told_to_end(loop.create_future())
+    sockets = Sockets(homes, store, service.max_sockets)
+    capture = Capture(homes, store)
+    processes = Processes(homes, store, capture, spawner, sockets)
+    about = _about(service, store, spawner)
+    tables = Tables(sockets, Values(store), processes, lambda: about() | {"connections": len(server.connections)})
+    spawner.on_new = homes.furnish
+    processes.recover()
+    homes.settle(store.names)
+    store.sweep()
     _tell_what_was_lost(tables)
     server = Server(tables, Peers())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, server)
     for listener in listeners:
         server.listen(listener)
     _report_status(service, server)
+    _keep_second_home(service, spawner, server)
+    _beat(service)
+    server.run(spawner.renew())
     service.notify("READY=1", f"STATUS={tables.status}")
     log.info("papad %s is home, with %s", __version__, tables.status)
-    if not service.managed:
-        log.warning("no service manager: nothing that papad holds survives a crash or a restart of it")
-    left_idle = await server.stopped
+    paths = Paths(listeners)
+    left_idle = await _told_to_end(server.stopped)
     service.notify("STOPPING=1")
+    paths.close()
     log.info("leaving, with %s", tables.status)
     await server.drain()
     for listener in listeners if not service.control else []:
@@ -106,19 +152,21 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
                 os.unlink(listener.getsockname())
     _note_what_is_held(tables)
     server.close()
+    if left_idle or not service.managed:
+        sockets.unlink()
+    if left_idle or (spawner.keeper and spawner.pid != os.getppid()):
+        homes.clear()  # the nursery that kept us was killed: the one after it would hold all this for nobody
+    _tell_what_runs_on(tables, service, in_container=spawner.pid == 1)
     processes.close()
-    sockets.close()
     return left_idle
 
 
-def _about(service: Service, vault: Vault, spawner: Spawner) -> Callable[[], dict[str, Any]]:
-    """Return a function for the facts about papad itself. Counts this start in the vault."""
+def _about(service: Service, store: Store, spawner: Spawner) -> Callable[[], dict[str, Any]]:
+    """Return a function for the facts about papad itself. Counts this start in the store."""
     began = time.time()
-    starts = 1
-    if entry := vault.entries.get(_SERVER):
-        starts += entry.fields.get("starts", 0)
+    starts = 1 + store.entries.get(_SERVER, {}).get("starts", 0)
     try:
-        vault.write(_SERVER, {"starts": starts})
+        store.write(_SERVER, {"starts": starts})
     except (OSError, Error) as error:
         log.warning("cannot count this start: %s", error)
     limits = {
@@ -140,8 +188,19 @@ def _about(service: Service, vault: Vault, spawner: Spawner) -> Callable[[], dic
     }
 
 
+def _tell_what_runs_on(tables: Tables, service: Service, *, in_container: bool) -> None:
+    """At the end of a papad that was started by hand, log what nobody manages from now on."""
+    fate = "process %s runs on, pid %d; its output is discarded"
+    if in_container:
+        fate = "process %s is killed, pid %d: the container ends with papad"
+    if not service.managed:
+        for process in tables.processes.select([]):
+            if process.exit is None:
+                log.warning(fate, process.name, process.pid)
+
+
 def _note_what_is_held(tables: Tables) -> None:
-    """At a stop, list what is held. systemd may drop it all, and before version 254 always does."""
+    """At a stop, list what is held. Both of its homes may be stopped, too."""
     if directory := os.environ.get("RUNTIME_DIRECTORY"):
         with suppress(OSError):
             Path(directory, "held").write_text("".join(f"{name}\n" for name in tables.names))
@@ -160,9 +219,16 @@ def _tell_what_was_lost(tables: Tables) -> None:
                     log.error("lost over the stop of papad: %s", name)
 
 
-def _stop(server: Server) -> None:
-    if not server.stopped.done():
-        server.stopped.set_result(False)
+async def _told_to_end(stopped: asyncio.Future[bool]) -> bool:
+    """Wait for `stopped`, or a signal that tells papad to end, which is False."""
+
+    def stop() -> None:
+        if not stopped.done():
+            stopped.set_result(False)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return await stopped
 
 
 def _report_status(service: Service, server: Server) -> None:
@@ -179,7 +245,33 @@ def _report_status(service: Service, server: Server) -> None:
             pending.append(loop.call_later(_STATUS_DELAY, report))
 
     if service.managed:
-        server.on_change = changed
+        server.on_change.append(changed)
+
+
+def _beat(service: Service) -> None:
+    """Tell systemd that the event loop turns, as often as its WatchdogSec= wants."""
+    if usec := os.environ.get("WATCHDOG_USEC"):
+        service.notify("WATCHDOG=1")
+        asyncio.get_running_loop().call_later(int(usec) / 3e6, _beat, service)
+
+
+def _keep_second_home(service: Service, spawner: Spawner, server: Server) -> None:
+    """Start a nursery when there is something to hold, and a new one when it is lost."""
+
+    async def start() -> None:
+        try:
+            await spawner.ensure()
+        except (Error, OSError) as error:
+            log.error("there is no nursery: %s", error)
+
+    def changed() -> None:
+        if spawner.absent and not server.tables.idle:
+            server.run(start())
+
+    if service.managed:
+        server.on_change.append(changed)
+        spawner.on_change.append(changed)
+        changed()
 
 
 def _control_sockets(service: Service, options: argparse.Namespace) -> list[socket.socket]:
@@ -187,9 +279,17 @@ def _control_sockets(service: Service, options: argparse.Namespace) -> list[sock
 
     Without either, the default one, but not under systemd. Raises Error.
     """
-    listeners = [socket.socket(fileno=fd) for fd in service.control]
-    for listener in listeners:
-        _check_control_socket(listener)
+    listeners = []
+    for fd in service.control:
+        try:
+            listeners.append(_control_socket(fd))
+        except Error as error:
+            if not service.managed:
+                raise
+            # To end would drop what the FD store holds, and leave the other sockets unserved. It may
+            # also be something that a later papad has stored, which systemd keeps for that.
+            log.critical("%s; this one is not served", error)
+            os.close(fd)
     if listeners:
         if options.port is not None or options.unix_socket:
             log.warning("sockets were passed in; --port and --unix-socket are ignored")
@@ -208,7 +308,21 @@ def _control_sockets(service: Service, options: argparse.Namespace) -> list[sock
     return listeners
 
 
-def _check_control_socket(listener: socket.socket) -> None:
+def _control_socket(fd: int) -> socket.socket:
+    """Return the control socket that was passed as `fd`. Raises Error; then `fd` is the caller's."""
+    try:
+        listener = socket.socket(fileno=fd)
+    except OSError:
+        raise Error("something was passed in that is no socket") from None
+    try:
+        _check(listener)
+    except Error:
+        listener.detach()
+        raise
+    return listener
+
+
+def _check(listener: socket.socket) -> None:
     if listener.type != socket.SOCK_STREAM or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise Error("a socket was passed in that is not a listening stream socket; use ListenStream= with Accept=no")
     if listener.family != socket.AF_UNIX and not is_loopback(listener.getsockname()[0]):

@@ -35,7 +35,7 @@ class Server:
         self.stopped: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Done when the daemon is to stop: True by exit-if-idle, False by a signal."""
         self._drained: asyncio.Future[None] | None = None  # set by drain; done at no connections
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change: list[Callable[[], None]] = []
         """Called after each command and acknowledgement, which may have changed what is held."""
 
     def listen(self, listener: socket.socket) -> None:
@@ -69,6 +69,11 @@ class Server:
         for listener in self._listeners:
             asyncio.get_running_loop().remove_reader(listener)
 
+    def changed(self) -> None:
+        """Call those who want to know that what is held may have changed."""
+        for function in self.on_change:
+            function()
+
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the background."""
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -99,9 +104,12 @@ class Server:
                 return
             self.exit_when_idle = False
             try:
+                # The original client, where it is hung up on before the welcome, takes nobody to be
+                # there: it unlinks our path and starts the original server. So nothing comes between.
                 peer = self.peers.admit(sock)
                 if len(self.connections) >= MAX_CONNECTIONS:
                     raise Error(f"papad has {MAX_CONNECTIONS} connections already; close some")
+                sock.send(wire.WELCOME, socket.MSG_DONTWAIT)
             except (Error, OSError) as error:
                 log.info("refused a connection: %s", error)
                 self.run(_refuse(sock, str(error)))

@@ -150,11 +150,11 @@ def test_closing_a_watch_acknowledges(papad: Daemon) -> None:
 def test_no_wait_for_an_answer_is_without_end(relay: Relay, papad: Daemon) -> None:
     async def body() -> None:
         async with asyncio.timeout(10), aio.Papa(relay.path, 1, timeout=0.2, autostart=False) as p:
-            papad.popen.send_signal(signal.SIGSTOP)
+            os.kill(papad.pid, signal.SIGSTOP)
             try:
                 with pytest.raises(package.TimedOut):
                     await p.list_sockets()
             finally:
-                papad.popen.send_signal(signal.SIGCONT)
+                os.kill(papad.pid, signal.SIGCONT)
 
     asyncio.run(body())

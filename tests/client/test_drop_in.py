@@ -85,11 +85,11 @@ papad.typo  # no such name
 @contextlib.contextmanager
 def stopped(daemon: Daemon) -> Iterator[None]:
     """papad does nothing for a while, as when the machine is overloaded."""
-    daemon.popen.send_signal(signal.SIGSTOP)
+    os.kill(daemon.pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        daemon.popen.send_signal(signal.SIGCONT)
+        os.kill(daemon.pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager
@@ -228,8 +228,8 @@ def test_a_papad_whose_queue_is_full_is_not_started_again(tmp_path: Path, monkey
                 Papa(papad.path, 0.5)
         waiting.close()
         with Papa(papad.path, 10) as p:
-            assert p.describe("server")[0]["pid"] == papad.popen.pid
-        assert papads(papad.path) == {papad.popen.pid}
+            assert p.describe("server")[0]["pid"] == papad.pid
+        assert papads(papad.path) == {papad.pid}
 
 
 def test_closing_a_watch_waits_for_papad_no_longer_than_the_timeout(papad: Daemon) -> None:

@@ -46,7 +46,7 @@ def test_describe(p: Papa, papad: Daemon) -> None:
     assert (process["name"], process["args"], process["env"]) == ("x", ["/bin/sleep", "60"], {"A": "\udcff"})
     assert p.describe("values", "v*") == [{"name": "v", "value": "two\nlines"}]
     assert p.describe("sockets")[0]["fileno"] == p.list_sockets()["s"]["fileno"]
-    assert p.describe("server")[0]["pid"] == papad.popen.pid
+    assert p.describe("server")[0]["pid"] == papad.pid
 
 
 def test_output_consumes_nothing(p: Papa) -> None:

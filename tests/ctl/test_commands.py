@@ -155,7 +155,7 @@ def test_describe_for_people_and_for_programs(ctl: Papactl, papad: Daemon) -> No
             json.loads(line) for line in papad.ask(f"describe {kind}").splitlines()
         ]
     (server,) = ctl.json("describe", "server", "--json")
-    assert server["pid"] == papad.popen.pid
+    assert server["pid"] == papad.pid
 
 
 def test_status_is_one_screen_about_everything(ctl: Papactl, papad: Daemon) -> None:
@@ -165,7 +165,7 @@ def test_status_is_one_screen_about_everything(ctl: Papactl, papad: Daemon) -> N
     ctl.runs("p.dies", "kill -9 $$")
     lines = ctl.out("status").splitlines()
     assert lines[0] == f"● papad {__version__} at {papad.path} ($PAPAD_SOCKET)"
-    assert f"    pid {papad.popen.pid}, nursery {papad.nursery()}; up " in lines[1]
+    assert f"    pid {papad.pid}, nursery {papad.nursery}; up " in lines[1]
     assert lines[2] == "    1 socket, 3 processes (1 running), 0 values, 1 connection"
     rows = {line.split()[0]: line for line in lines[5:] if line}
     assert "127.0.0.1:" in rows["web"]
@@ -225,8 +225,8 @@ def test_watch_tells_what_is_missing(ctl: Papactl) -> None:
     ctl.out("make", "process", "p", "--bufsize", "10", "--", "/bin/echo", "0123456789abcdef")
     ctl.ends("p")
     assert [line[19:] for line in ctl.out("watch", "p").splitlines()] == [
-        "-- 7 bytes lost --",
-        "789abcdef",
+        "-- 10 bytes lost --",
+        "abcdef",
         "-- ended with exit code 0 --",
     ]
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from papad.daemon.commands.table import GRAMMAR
-from papad.daemon.durable import parcel
-from papad.daemon.durable.vault import Vault
+from papad.daemon.durable.homes import Homes
+from papad.daemon.durable.store import opened_store
+from papad.daemon.nursery.spawner import Spawner
 from papad.daemon.tables.sockets import Socket, Sockets, specify
-from tests.support.papad import Store
-
-Content = dict[str, tuple[dict[str, Any], dict[str, int]]]  # key -> fields, inodes
+from papad.daemon.tables.values import Values
+from tests.support.papad import FdStore
 
 
 class Home(Protocol):
-    """A table, its vault, and an FD store that outlives both."""
+    """A table, its store, and an FD store that outlives both."""
 
-    store: Store
+    fd_store: FdStore
 
     def leave(self) -> None:
         """Close all that dies with a process."""
@@ -36,89 +37,63 @@ def opened(kind: Callable[[], H]) -> Iterator[H]:
         yield made
     finally:
         made.leave()
-        made.store.close()
+        made.fd_store.close()
 
 
-class VaultHome:
-    """A vault, its store, and the descriptors that its table would hold."""
+class StoreHome:
+    """A store and what a papad has of it; `restart` is what a kill and a start do. There is no nursery."""
 
     def __init__(self) -> None:
-        self.store = Store()
-        self.vault = Vault(self.store)
-        self.model: Content = {}
+        self.fd_store = FdStore()
+        self.begin()
 
-    def write(self, key: str, fields: dict[str, Any], *names: str) -> None:
-        fds = {name: os.memfd_create(name) for name in names}
-        old = self.vault.entries[key].fds if key in self.vault.entries else {}
-        replaced = [old[name] for name in names if name in old]
-        self.vault.write(key, fields, fds)
-        parcel.close_all(replaced)
-        known, inodes = self.model.setdefault(key, ({}, {}))
-        known.update(fields)
-        inodes.update({name: os.fstat(fd).st_ino for name, fd in fds.items()})
-
-    def erase(self, key: str) -> None:
-        fds = list(self.vault.entries[key].fds.values()) if key in self.vault.entries else []
-        self.vault.erase(key)
-        parcel.close_all(fds)
-        self.model.pop(key, None)
-
-    def withdraw(self, key: str, name: str) -> None:
-        fd = self.vault.entries[key].fds[name]
-        self.vault.withdraw(key, name)
-        os.close(fd)
-        del self.model[key][1][name]
-
-    def restart(self) -> None:
-        """Leave as a killed papad does, and start again."""
-        self.leave()
-        self.store = self.store.next()
-        self.vault = Vault(self.store)
-        self.vault.recover()
+    def begin(self) -> None:
+        """What a papad does with it when it starts."""
+        self.spawner = Spawner(self.fd_store, 1024)  # type: ignore[arg-type]
+        self.homes = Homes(self.fd_store, self.spawner)
+        stored, self.fd_store.stored = self.fd_store.stored, {}
+        self.homes.collect(stored, {}, set())
+        self.store = opened_store(self.homes)
 
     def leave(self) -> None:
-        """Close all that dies with a process."""
-        for entry in self.vault.entries.values():
-            parcel.close_all([*entry.fds.values(), *entry.spilled])
-        for each in (*self.vault._segments.values(), self.vault._writer):
-            if each is not None:
-                each.close()
+        self.store.close()
+        for fd in self.homes._found.values():
+            os.close(fd)
 
-    def content(self) -> Content:
-        return {
-            key: (entry.fields, {name: os.fstat(fd).st_ino for name, fd in entry.fds.items()})
-            for key, entry in self.vault.entries.items()
-        }
+    def restart(self) -> None:
+        self.leave()
+        self.fd_store = self.fd_store.next()
+        self.begin()
 
 
-class SocketsHome:
-    """The sockets of one papad, its vault and store; `restart` is what a kill and a start do."""
+class ValuesHome(StoreHome):
+    """The values of one papad."""
 
-    def __init__(self) -> None:
-        self.store = Store()
-        self._begin()
+    def begin(self) -> None:
+        super().begin()
+        self.values = Values(self.store)
 
-    def _begin(self) -> None:
-        self.vault = Vault(self.store)
-        self.vault.recover()
-        self.sockets = Sockets(self.store, self.vault)
+
+class SocketsHome(StoreHome):
+    """The sockets of one papad."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.sockets = Sockets(self.homes, self.store, self.fd_store.max_sockets)
 
     def make(self, line: str) -> Socket:
         """As `make socket` would: the options are those of the command table."""
         name, options = parse(line)
         return self.sockets.make(name, specify(options))
 
+    def remove(self, *patterns: str) -> None:
+        """As `remove sockets` would."""
+        asyncio.run(self.sockets.remove(list(patterns)))
+
     def leave(self) -> None:
         for each in self.sockets:
             each.sock.close()
-        for segment in (*self.vault._segments.values(), self.vault._writer):
-            if segment is not None:
-                segment.close()
-
-    def restart(self) -> None:
-        self.leave()
-        self.store = self.store.next()
-        self._begin()
+        super().leave()
 
 
 def parse(line: str) -> tuple[str, dict[str, Any]]:

@@ -9,11 +9,13 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from papad.daemon.commands.table import Tables
 from papad.daemon.durable import parcel
-from papad.daemon.durable.vault import Vault
+from papad.daemon.durable.homes import Homes
+from papad.daemon.durable.store import opened_store
 from papad.daemon.nursery.spawner import Spawner
 from papad.daemon.output.capture import Capture
 from papad.daemon.tables.launch import specify
@@ -21,7 +23,7 @@ from papad.daemon.tables.process import Process
 from papad.daemon.tables.processes import Processes
 from papad.daemon.tables.sockets import Sockets
 from papad.daemon.tables.values import Values
-from tests.support.papad import Store, in_child
+from tests.support.papad import FdStore, in_child
 
 Act = Callable[[Tables], Awaitable[Any]]
 
@@ -29,8 +31,8 @@ Act = Callable[[Tables], Awaitable[Any]]
 class Lives:
     """What outlives a papad: the store, and the nursery with its processes."""
 
-    def __init__(self) -> None:
-        self.store = Store()
+    def __init__(self, runtime: Path) -> None:
+        self.store = FdStore(runtime=runtime)
         self.pids: set[int] = set()
 
     def live(self, act: Act) -> None:
@@ -62,25 +64,31 @@ class Lives:
             os.close(told)
 
 
-async def life(store: Store, act: Act, patch: Callable[[Tables], None] = lambda tables: None) -> None:
-    vault = Vault(store)  # type: ignore[arg-type]
-    vault.recover()
-    sockets = Sockets(store, vault)  # type: ignore[arg-type]
-    capture = Capture(store)  # type: ignore[arg-type]
-    spawner = Spawner(store, 1024)  # type: ignore[arg-type]
-    processes = Processes(vault, capture, spawner, sockets)
-    tables = Tables(sockets, Values(vault), processes, dict)
+async def life(fd_store: FdStore, act: Act, patch: Callable[[Tables], None] = lambda tables: None) -> None:
+    spawner = Spawner(fd_store, 1024)  # type: ignore[arg-type]
+    homes = Homes(fd_store, spawner)
+    await spawner.meet()
+    homes.collect(fd_store.stored, spawner.held, spawner.withheld)
+    store = opened_store(homes)
+    sockets = Sockets(homes, store, fd_store.max_sockets)
+    capture = Capture(homes, store)
+    spawner.on_new = homes.furnish
+    processes = Processes(homes, store, capture, spawner, sockets)
+    tables = Tables(sockets, Values(store), processes, dict)
     patch(tables)
-    await processes.recover()
-    store.discard(store.stored)
+    processes.recover()
+    homes.settle(store.names)
+    store.sweep()
     await act(tables)
 
 
-async def everything_killed(tables: Tables) -> None:
+async def everything_killed(tables: Tables) -> int:
+    """Returns the pid of the nursery, or 0."""
     for process in tables.processes.select([]):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
-    tables.sockets.remove([])
+    await tables.sockets.remove([])
+    return tables.processes._spawner.pid
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> None:

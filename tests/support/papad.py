@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from papad.client.connection import Client
-from papad.daemon.durable.systemd import Service
 from tests.support.waiting import wait_until
 
 WELCOME = b'Papa is home. Type "help" for commands.\n> '
 REPOSITORY = Path(__file__).resolve().parents[2]
 _CHILD_SECONDS = 120
-_socketpair = socket.socketpair  # tests give the vault another
+_socketpair = socket.socketpair
 
 
 def open_fds(pid: int | str = "self") -> dict[int, str]:
@@ -43,11 +42,12 @@ def no_new_fds() -> Iterator[None]:
     assert after == before, f"{before.items() ^ after.items()}"
 
 
-class Store:
+class FdStore:
     """An FD store with the interface of Service. What is stored waits in a socket, so it outlives a killed child too."""
 
-    def __init__(self, kept: Iterable[tuple[str, int]] = ()) -> None:
+    def __init__(self, kept: Iterable[tuple[str, int]] = (), runtime: Path | None = None) -> None:
         self.managed = True
+        self.runtime = runtime
         self.user = False
         self.max_sockets = 800
         self.control: list[int] = []
@@ -60,23 +60,16 @@ class Store:
     def notify(self, *states: str) -> None:
         """What systemd would be told is of no interest here."""
 
-    def store(self, name: str, fd: int) -> None:
+    def hold(self, name: str, fd: int) -> None:
         if self.refusing is not None:
             raise self.refusing
         socket.send_fds(self._papad, [b"+" + name.encode()], [fd])
 
-    def unstore(self, name: str) -> None:
+    def drop(self, name: str) -> None:
         self._papad.send(b"-" + name.encode())
 
-    take_socket = Service.take_socket
-
-    def barrier(self) -> None:
+    async def barrier(self) -> None:
         """All that was said is done at once here."""
-
-    def discard(self, names: Iterable[str]) -> None:
-        for name in list(names):
-            os.close(self.stored.pop(name))
-            self.unstore(name)
 
     @property
     def kept(self) -> dict[str, int]:
@@ -94,12 +87,12 @@ class Store:
         assert len({name for name, _ in self._kept}) == len(self._kept), "a name was stored twice"
         return dict(self._kept)
 
-    def next(self) -> Store:
+    def next(self) -> FdStore:
         """The store as the next papad finds it; this one is at its end."""
         kept = self.kept
         self._kept = []
         self.close()
-        return Store(kept.items())
+        return FdStore(kept.items(), self.runtime)
 
     def close(self) -> None:
         """Close all that the store holds, and what nobody took of it."""
@@ -170,6 +163,7 @@ class Daemon:
     """A real papad at a Unix path, and perhaps at a port."""
 
     popen: subprocess.Popen[bytes]
+    """What was started by hand: the nursery, which keeps the daemon."""
     path: str
     port: int
     leaving: bool = False  # told to end
@@ -186,15 +180,27 @@ class Daemon:
         with self.connect() as talk:
             return talk.ask(line)
 
+    @property
+    def pid(self) -> int:
+        """The pid of the daemon; raises ValueError while there is none."""
+        children = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
+        (pid,) = filter(_is_daemon, children)
+        return int(pid)
+
+    @property
     def nursery(self) -> int:
         """The pid of its nursery."""
-        children = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
-        assert len(children) == 1
-        return int(children[0])
+        return self.popen.pid
 
     def rss(self) -> int:
-        """Its resident memory in bytes."""
-        return int(Path(f"/proc/{self.popen.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        """Resident memory of the daemon in bytes."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _is_daemon(pid: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return b"papad.daemon.main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 class Talk:
@@ -283,7 +289,7 @@ class Talk:
 
 
 @contextlib.contextmanager
-def running_papad(folder: Path, *, tcp: bool = False) -> Iterator[Daemon]:
+def running_papad(folder: Path, *, tcp: bool = False, cwd: Path = REPOSITORY) -> Iterator[Daemon]:
     """A papad of its own, gone at the end together with its nursery and all that it started."""
     path = str(folder / "papad.sock")
     with socket.socket() as probe:
@@ -291,7 +297,7 @@ def running_papad(folder: Path, *, tcp: bool = False) -> Iterator[Daemon]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "papad.daemon.main", "-u", path, *(["-p", str(port)] if tcp else [])]
     with open(path + ".log", "wb") as log:
-        popen = subprocess.Popen(command, cwd=REPOSITORY, stderr=log)
+        popen = subprocess.Popen(command, cwd=cwd, stderr=log)
     daemon = Daemon(popen, path, port)
     children: list[int] = []
     try:
@@ -303,7 +309,7 @@ def running_papad(folder: Path, *, tcp: bool = False) -> Iterator[Daemon]:
     finally:
         children = children or _descendants(popen.pid)
         popen.terminate()
-        if popen.wait(10) and sys.exc_info()[0] is None:
+        if popen.wait(10) and not daemon.leaving and sys.exc_info()[0] is None:
             raise AssertionError(f"papad left with {popen.returncode}: {daemon.log}")
         for pid in children:
             with contextlib.suppress(ProcessLookupError):

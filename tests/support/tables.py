@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import asdict
 
 from papad.daemon.commands.table import Tables
 from papad.daemon.durable import parcel
-from papad.daemon.durable.vault import Vault
-from papad.daemon.nursery.spawner import Spawner
+from papad.daemon.durable.store import recorded
 from papad.daemon.output.capture import Capture
 from papad.daemon.output.ring import Ring
 from papad.daemon.tables.launch import specify
@@ -18,29 +16,28 @@ from papad.daemon.tables.process import Process, State
 from papad.daemon.tables.processes import Processes
 from papad.daemon.tables.sockets import Sockets
 from papad.daemon.tables.values import Values
-from tests.support.papad import Store
+from tests.support.homes import StoreHome
 
 
-class TablesHome:
+class TablesHome(StoreHome):
     """Real tables; processes are put there as if a nursery had reported them, and so is what becomes of them."""
 
-    def __init__(self) -> None:
-        self.store = Store()
-        self.vault = Vault(self.store)  # type: ignore[arg-type]
-        self.vault.recover()
-        sockets = Sockets(self.store, self.vault)  # type: ignore[arg-type]
-        self._capture = Capture(self.store)  # type: ignore[arg-type]
-        self.processes = Processes(self.vault, self._capture, Spawner(self.store, 1024), sockets)  # type: ignore[arg-type]
-        self.tables = Tables(sockets, Values(self.vault), self.processes, lambda: {"starts": 1})
+    def begin(self) -> None:
+        super().begin()
+        sockets = Sockets(self.homes, self.store, self.fd_store.max_sockets)
+        self._capture = Capture(self.homes, self.store)
+        self.processes = Processes(self.homes, self.store, self._capture, self.spawner, sockets)
+        self.tables = Tables(sockets, Values(self.store), self.processes, lambda: {"starts": 1})
         self._ids = itertools.count(1)
 
     def add(self, name: str, capacity: int = 1 << 16) -> Process:
         """A process that runs; with capacity 0 nothing is captured."""
         id = next(self._ids)
         spec = specify({"bufsize": capacity}, ["/bin/cat"])
-        process = Process(id, name, spec, Ring.create(capacity) if capacity else None, pid=1 << 30 | id, started=1.5)
-        fds = {"ring": process.ring.fd} if process.ring else {}
-        self.vault.write(key(process), {"name": name, "spec": asdict(spec)}, fds)
+        ring = Ring.create(self.store, capacity) if capacity else None
+        process = Process(id, name, spec, ring, pid=1 << 30 | id, started=1.5)
+        fields = {"name": name, "spec": recorded(spec)}
+        self.store.begin(key(process), fields | ({"range": list(ring.range)} if ring else {}))
         process.enter(State.FORKED)
         process.enter(State.RUNNING)
         self.processes._lifecycle.add(process)
@@ -58,16 +55,11 @@ class TablesHome:
 
     def leave(self) -> None:
         """Close all that dies with a papad."""
-        for process in self.processes._lifecycle:
-            if process.ring is not None:
-                process.ring.close()
         for each in self.tables.sockets:
             each.sock.close()
         self.processes._lifecycle._journal.close()
-        parcel.close_all([self._capture._null, self._capture._out, self._capture._in, self._capture._turn])
-        for segment in (*self.vault._segments.values(), self.vault._writer):
-            if segment is not None:
-                segment.close()
+        parcel.close_all([self._capture._null, self._capture._out, self._capture._in])
+        super().leave()
 
 
 def captured(process: Process, data: bytes, stream: int = 0, when: float | None = None) -> None:

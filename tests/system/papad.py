@@ -17,6 +17,7 @@ CHECKOUT = HERE.parent.parent
 TOOLS = "/opt/papad-test"
 UNIX = "/run/papad/papad.sock"
 SCOPE = "papad-processes.scope"
+SCOPES = "papad-processes*.scope"
 UNITS = ("papad.socket", "papad.service", SCOPE)
 MEMBER, STRANGER, USER = "alice", "mallory", "bob"
 
@@ -53,11 +54,13 @@ class Papad:
         self.machine = machine
         self.user = user
         self.where = UNIX
+        self.runtime = "/run/papad"
         self._env: dict[str, str] = {}
         self._manager: list[str] = []
         if user:
             runtime = f"/run/user/{machine.out('id', '-u', user)}"
             self.where = f"{runtime}/papad.sock"
+            self.runtime = f"{runtime}/papad"
             self._env = {"XDG_RUNTIME_DIR": runtime}
             self._manager = ["--user"]
 
@@ -139,11 +142,15 @@ class Papad:
 
     def reset(self) -> None:
         """Bring the units to where a boot leaves them: the socket listens, nothing else is there or remembered."""
-        self.systemctl("kill", "--signal=KILL", SCOPE, check=False)
-        self.systemctl("stop", *UNITS, check=False)
-        wait_until(lambda: self.show("ActiveState", SCOPE) in ("inactive", "failed"), f"{SCOPE} has ended")
+        # All in its control group: where there is no scope, the nursery is there, and would hold all for the next.
+        self.systemctl("kill", "--signal=KILL", "papad.service", check=False)
+        self.systemctl("stop", "papad.socket", "papad.service", check=False)
+        # After papad, which would start a new nursery at once. A lost nursery's children are in a scope of their own.
+        self.systemctl("kill", "--signal=KILL", SCOPES, check=False)
+        wait_until(lambda: not self.systemctl("list-units", "--quiet", SCOPES), "the scopes have ended")
         # systemd 254 and later keep the FD store over a stop; earlier ones neither do nor know this command.
         self.systemctl("clean", "--what=fdstore", "papad.service", check=False)
+        self.machine.run("rm", "-f", f"{self.runtime}/held")
         self.systemctl("reset-failed", *UNITS, check=False)
         self.systemctl("start", "papad.socket")
 

@@ -59,7 +59,7 @@ def test_each_managed_socket_is_one_entry_of_the_fd_store(papad: Papad) -> None:
     def stored() -> int:
         return int(papad.show("NFileDescriptorStore"))
 
-    papad.ask("make socket first")  # the vault is stored as well once it holds something
+    papad.ask("make socket first")
     before = stored()
     papad.talk("make socket a", "make socket b")
     wait_until(lambda: stored() == before + 2, "both sockets are stored")

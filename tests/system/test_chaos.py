@@ -1,4 +1,4 @@
-"""papad is killed at random instants, and at each of its system calls in turn, and loses nothing."""
+"""papad and its nursery are killed at random instants, papad at each of its system calls in turn, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ CALLS = [
     "listen",
 ]
 CALLS += ["unlink", "setsockopt", "sendto", "fcntl", "epoll_ctl"]
+BLOWS = ("restarts", "daemon-reexecs", "stops", "FD stores dropped")
+BLOWS += ("nursery kills", "nursery kills, then papad", "kills of both")
 NTH_SECONDS = int(os.environ.get("PAPAD_NTH_SECONDS", "60"))
 
 
@@ -45,9 +47,12 @@ def test_random_kills(papad: Papad) -> None:
     done = papad.machine.run("/usr/bin/python3", f"{TOOLS}/chaos.py", str(SECONDS), seed, seconds=SECONDS + 120)
     report = json.loads(done.stdout)
     print(json.dumps(report["counts"]))
-    assert not report["faults"]
+    assert not report["faults"], "\n".join(report["faults"])
     assert not report["stuck"]
     assert report["counts"]["kills"] >= SECONDS / 2
+    assert min(report["counts"][what] for what in BLOWS) >= 1
+    # Only processes that end in the moments in which neither is there may lose anything.
+    assert report["counts"].get("unknown tails", 0) <= report["counts"]["processes"] / 10
     assert min(report["counts"][what] for what in ("processes", "bytes", "values", "sockets", "requests")) > SECONDS / 4
 
 

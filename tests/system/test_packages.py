@@ -132,6 +132,7 @@ def test_upgrade_downgrade_and_reinstallation_under_load(packaged: Papad) -> Non
     papad.talk("set kept 1", NUMBERED)
     look = ("list sockets web", "list processes numbered web", "get kept")
     before, listening = papad.talk(*look), papad.show("InvocationID", "papad.socket")
+    nursery = papad.nursery_pid()
     reports: Reports = {}
     pids, versions = [papad.main_pid()], []
     with contextlib.ExitStack() as load:
@@ -157,6 +158,8 @@ def test_upgrade_downgrade_and_reinstallation_under_load(packaged: Papad) -> Non
     assert reports["connections"]["answers"] == [str(pid_of(papad, "web"))]
     assert min(int(str(report["count"])) for report in reports.values()) > 100
     assert papad.show("InvocationID", "papad.socket") == listening
+    assert papad.nursery_pid() == nursery
+    assert "the nursery was renewed" in machine.out("journalctl", "-u", "papad.service")
     numbered_to_its_end(papad)
 
 

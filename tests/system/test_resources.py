@@ -131,8 +131,8 @@ def output_of_all(papad: Papad) -> set[int]:
 
 def test_the_nursery_dies(papad: Papad) -> None:
     port = serve(papad, "web")
-    papad.talk(f"make process a {TOOLS_HOLD} 9", f"make process b {TOOLS_HOLD} 7")
     papad.machine.run("rm", "-f", "/run/hold.go")
+    papad.talk(f"make process a {TOOLS_HOLD} 9", f"make process b {TOOLS_HOLD} 7")
     worker = int(field(papad.ask("list processes web"), "pid"))
     papad.machine.run("kill", "-KILL", str(papad.nursery_pid()))
     wait_until(

@@ -74,4 +74,5 @@ def test_only_these_know_asyncio() -> None:
     knowing = {module for module, path in MODULES.items() if "import asyncio" in path.read_text()}
     tables = {f"tables.{name}" for name in ("process", "processes", "lifecycle")}
     daemon = {"main", "server", "connection", "nursery.spawner", "delivery.batches", "delivery.frames", *tables}
+    daemon |= {"durable.homes", "durable.systemd", "paths"}  # they wait until something is let go
     assert knowing == {f"papad.daemon.{name}" for name in daemon} | {"papad.aio.connection", "papad.aio.papa"}

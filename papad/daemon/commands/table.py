@@ -97,8 +97,8 @@ async def make_process(tables: Tables, given: Arguments) -> str | Watching:
     return Watching(line, Watch(tables.processes, [process])) if given.options.get("watch") else line
 
 
-def remove_sockets(tables: Tables, given: Arguments) -> str:
-    tables.sockets.remove(given.words)
+async def remove_sockets(tables: Tables, given: Arguments) -> str:
+    await tables.sockets.remove(given.words)
     return ""
 
 

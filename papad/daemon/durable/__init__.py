@@ -1,1 +1,4 @@
-"""What outlives a crash: the vault and the FD store. Imports nothing else of the daemon."""
+"""What outlives a crash: the store, the homes of descriptors, what systemd keeps.
+
+Imports nothing else of the daemon.
+"""

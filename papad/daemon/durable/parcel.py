@@ -1,7 +1,7 @@
-"""Parcels: a message and its descriptors in one datagram, for the vault and the nursery's channel.
+"""Parcels: a message and its descriptors in one datagram, for the nursery's channel.
 
 A message is a JSON object. One that is too large for a datagram travels in a memfd, which is passed
-as the last descriptor, so the default socket buffer of an unprivileged user is always enough. Lone
+as the first descriptor, so the default socket buffer of an unprivileged user is always enough. Lone
 surrogates (bytes that are not UTF-8) survive.
 """
 
@@ -25,31 +25,29 @@ _ANCILLARY = socket.CMSG_SPACE((MAX_FDS + 1) * array.array("i").itemsize)
 Record = dict[str, Any]
 
 
-def send(sock: socket.socket, record: Mapping[str, Any], fds: Sequence[int] = ()) -> int | None:
+def send(sock: socket.socket, record: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
     """Send `record` with duplicates of `fds`, which stay the caller's.
 
-    Returns the memfd that holds a large message, which the caller must close, or None. Raises
-    BlockingIOError if the socket is full, or another OSError; then nothing was sent.
+    Raises BlockingIOError if the socket is full, or another OSError; then nothing was sent.
     """
     data = json.dumps(record, separators=(",", ":")).encode("ascii")
     if len(data) <= _INLINE:
         socket.send_fds(sock, [data], list(fds))
-        return None
+        return
     memfd = os.memfd_create("papad-record", os.MFD_CLOEXEC)
     try:
         write_all(memfd, data)
-        socket.send_fds(sock, [_SPILLED], [*fds, memfd])
-    except BaseException:
+        socket.send_fds(sock, [_SPILLED], [memfd, *fds])
+    finally:
         os.close(memfd)
-        raise
-    return memfd
 
 
 def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
     """Receive a raw parcel: its bytes (empty at end of file) and its descriptors.
 
-    The descriptors become the caller's. This calls recvmsg because socket.recv_fds ignores its
-    flags in CPython 3.11.
+    The descriptors become the caller's. Fewer than were sent come if we have no room for them
+    (RLIMIT_NOFILE; cmsg(3)). This calls recvmsg because socket.recv_fds ignores its flags in
+    CPython 3.11.
     """
     data, ancillary, _, _ = sock.recvmsg(_BUFFER, _ANCILLARY, flags | socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
@@ -60,7 +58,7 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
 
 
 def unpack(data: bytes, fds: list[int]) -> Record:
-    """Return the message of a raw parcel, or {} if its memfd was emptied after it was superseded.
+    """Return the message of a raw parcel.
 
     The memfd of a large message is removed from `fds` and closed. Raises ValueError if the parcel
     is damaged.
@@ -68,9 +66,9 @@ def unpack(data: bytes, fds: list[int]) -> Record:
     if data == _SPILLED:
         if not fds:
             raise ValueError("a large record came without its memfd")
-        memfd = fds.pop()
+        memfd = fds.pop(0)
         try:
-            data = read_all(memfd) or b"{}"
+            data = read_all(memfd)
         finally:
             os.close(memfd)
     record = json.loads(data)

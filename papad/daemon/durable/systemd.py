@@ -1,20 +1,20 @@
 """The interface to systemd: sd_notify, the sockets passed in, the FD store.
 
-The FD store holds few descriptors, which are told apart by their FDNAME: `vault-N`, `nursery`,
-`staging-r`, `staging-w`, `turn`, and one `socket-FILENO-NAME` for each managed socket. Any other
-descriptor passed in is a control socket. See sd_listen_fds(3), sd_notify(3) and "File Descriptor
-Store" in systemd's documentation.
+The FD store holds few descriptors, which are told apart by their FDNAME: `store`, `staging-r`,
+`staging-w`, and one `socket-FILENO-NAME` for each managed socket. What a later papad stores is named
+likewise, KIND-NUMBER. Any other descriptor passed in is a control socket. See sd_listen_fds(3),
+sd_notify(3) and "File Descriptor Store" in systemd's documentation.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
-import select
-import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from systemd import daemon
 
@@ -22,8 +22,9 @@ from papad.errors import Error
 
 log = logging.getLogger("papad")
 
-_STORED = re.compile(r"(vault-\d+|nursery|staging-[rw]|turn|socket-\d+-.*)$")
+_STORED = re.compile(r"(store|staging-[rw]|[a-z]+-\d+(-.*)?)$")  # KIND-NUMBER: of later kinds, too
 _ENTRIES_BESIDE_SOCKETS = 100
+_BARRIER_SECONDS = 1.0
 
 MAX_SOCKETS = 400
 """The most managed sockets. It is below the unit's FileDescriptorStoreMax=, which is less than half
@@ -40,6 +41,9 @@ class Service:
         """Whether a service manager started this process, and holds the FD store."""
         self.user = "MANAGERPID" in environ
         """Whether that is a user's service manager."""
+        directory = environ.get("RUNTIME_DIRECTORY")
+        self.runtime = Path(directory) if directory else None
+        """The directory of this service, /run/papad, which stays while papad does not run."""
         self.max_sockets = MAX_SOCKETS
         store = environ.get("FDSTORE", "")
         if store.isdecimal():
@@ -48,6 +52,7 @@ class Service:
         """The control sockets that were passed in."""
         self.stored: dict[str, int] = {}
         """Descriptors from the FD store that nothing has claimed yet, by FDNAME."""
+        self._undropped: set[str] = set()  # names that systemd could not be asked to drop
         self._adopt(daemon.listen_fds_with_names(unset_environment=True))
 
     def _adopt(self, passed: dict[int, str]) -> None:
@@ -61,26 +66,13 @@ class Service:
             else:
                 self.stored[name] = fd
 
-    def take_socket(self, name: str) -> socket.socket:
-        """Return the stored socket of that name, which becomes the caller's.
-
-        Raises KeyError if there is none, OSError if it is not a socket; then it is dropped.
-        """
-        fd = self.stored.pop(name)
-        try:
-            return socket.socket(fileno=fd)
-        except OSError:
-            os.close(fd)
-            self.unstore(name)
-            raise
-
     def notify(self, *states: str, fds: Sequence[int] = ()) -> None:
         """Notify the service manager, if any: `READY=1`, `STATUS=…`. Raises OSError on failure."""
         if self.managed:
             extra = {"fds": list(fds)} if fds else {}
             daemon.notify("\n".join(states), **extra)
 
-    def store(self, name: str, fd: int) -> None:
+    def hold(self, name: str, fd: int) -> None:
         """Put a duplicate of `fd` into the FD store; `fd` stays the caller's.
 
         A name must not be in use: this replaces nothing. FDPOLL=0 keeps systemd from dropping a
@@ -88,21 +80,25 @@ class Service:
         cannot be notified.
         """
         try:
+            if name in self._undropped:  # else systemd has two of that name, and returns the older one first
+                self.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+                self._undropped.remove(name)
             self.notify("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
         except OSError as error:
             raise Error(f"systemd cannot be asked to keep this: {error.strerror}; nothing was changed") from None
 
-    def unstore(self, name: str) -> None:
+    def drop(self, name: str) -> None:
         """Drop the descriptor of that name from the FD store; closes nothing here.
 
-        If that fails, the next start discards it.
+        If that fails, the next start drops it, or the next `hold` of that name.
         """
         try:
             self.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
         except OSError as error:
             log.warning("cannot ask systemd to drop %s: %s", name, error.strerror)
+            self._undropped.add(name)
 
-    def barrier(self) -> None:
+    async def barrier(self) -> None:
         """Wait, at most a second, until the service manager has processed earlier notifications.
 
         After that, the descriptors that it was told to drop are closed there too. It closes the
@@ -111,26 +107,19 @@ class Service:
         """
         if not self.managed:
             return
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+        loop = asyncio.get_running_loop()
+        closed = asyncio.Event()
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             with suppress(OSError):
                 self.notify("BARRIER=1", fds=[writer])
             os.close(writer)
-            poll = select.poll()
-            poll.register(reader)
-            poll.poll(1000)
+            loop.add_reader(reader, closed.set)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(closed.wait(), _BARRIER_SECONDS)
         finally:
+            loop.remove_reader(reader)
             os.close(reader)
-
-    def discard(self, names: Iterable[str]) -> None:
-        """Close and drop stored descriptors that nothing has claimed."""
-        names = list(names)
-        for name in names:
-            log.warning("dropping stored descriptor %s: nothing uses it", name)
-            os.close(self.stored.pop(name))
-            self.unstore(name)
-        if names:
-            self.barrier()
 
 
 def socket_entry(fileno: int, name: str) -> str:

@@ -8,8 +8,25 @@ import os
 import select
 import struct
 
+from papad.daemon.nursery.proc import start_ticks
+
 _GET_INFO = 0xC040FF0B  # PIDFD_GET_INFO, Linux 6.13
 _INFO_EXIT = 8  # PIDFD_INFO_EXIT, Linux 6.15
+
+
+def opened(pid: int, ticks: int) -> int:
+    """Return a pidfd of the process that began at `ticks` (proc.start_ticks), which is the caller's.
+
+    -1 if there is none any more, although another may have its pid.
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return -1
+    if start_ticks(pid) == ticks:
+        return fd
+    os.close(fd)
+    return -1
 
 
 def reaped(pidfd: int) -> bool:

@@ -1,7 +1,7 @@
 """Move every byte from a process's pipe into its ring exactly once, even across SIGKILL.
 
-All output passes through one staging pipe. The FD store holds both ends of it, and a small memfd,
-the turn, that records whose bytes the staging pipe holds. A capture has four steps:
+All output passes through one staging pipe. Both ends of it have their two homes, and the turn, in
+the header of the store, records whose bytes the staging pipe holds. A capture has four steps:
 
 1. write the turn, then splice process's pipe -> staging pipe (moves pages, copies nothing)
 2. stage the ring: record where the bytes will end
@@ -26,19 +26,21 @@ import time
 from collections.abc import Callable
 
 from papad.daemon.durable import parcel
-from papad.daemon.durable.systemd import Service
+from papad.daemon.durable.homes import Homes
+from papad.daemon.durable.store import TURN_OFFSET, Store
 from papad.daemon.output.ring import Ring
 
 log = logging.getLogger("papad")
 
-_TURN = struct.Struct("=QQQQ")  # process id, stream, time in ns, whether to discard staged bytes
+_TURN = struct.Struct("=QQQQ")  # process id, stream, time in ns, given_up: see `_turn`
 _STAGING_SIZE = 1 << 20
 _BUSY = 64 * 1024  # bytes in one capture after which the process gets a larger pipe
+_STAGING = ("staging-r", "staging-w")  # names in the homes
 _NOWAIT = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
 class Capture:
-    """Capture output through the staging pipe and the turn, both of which the FD store holds."""
+    """Capture output through the staging pipe, which outlives the daemon as the store does."""
 
     # A byte is always in exactly one place that outlives the daemon: the process's pipe, the
     # staging pipe, or the ring. Each step prepares what recovery needs if the next one is
@@ -57,47 +59,51 @@ class Capture:
     #   staged. Only the commit is missing.
     # - After the commit: the staging pipe is empty and the ring is not staged. The capture is done.
     #
-    # If the copy fails, the turn is marked before anything is discarded. Otherwise a SIGKILL after
-    # the ring was abandoned but before the staging pipe was empty would look like the second case,
-    # and the rest of the bytes would be captured although they were counted as lost.
+    # If there is no memory to stage or to copy, what could not be copied is lost, and the turn is
+    # marked before anything is discarded. Otherwise a SIGKILL after the ring was committed but before
+    # the staging pipe was empty would look like the second case, and the rest of the bytes would be
+    # captured although they were counted as lost. The mark tells how many are lost then, so they are
+    # counted once; it is removed at the end, because an acknowledgement may change their number.
     #
     # One thread captures for one process at a time, and completes each capture before it does
     # anything else, so one staging pipe and one turn serve all processes.
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, homes: Homes, store: Store) -> None:
+        self._store = store
         # The staging pipe is read from _out and written to _in; _null is where output is discarded.
         self._null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        names = [name for name in ("staging-r", "staging-w", "turn") if name in service.stored]
-        if len(names) == 3:
-            self._out, self._in, self._turn = (service.stored.pop(name) for name in names)
+        if all(name in homes for name in _STAGING):
+            self._out, self._in = (homes.take(name) for name in _STAGING)
+            self._is_new = False
             return
-        # Incomplete only if an earlier daemon was killed while storing them, before any capture.
-        service.discard(names)
+        self._is_new = True
+        # Incomplete only if an earlier daemon was killed before its first capture, or both homes.
         self._out, self._in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._turn = os.memfd_create("papad-turn", os.MFD_CLOEXEC)
         # Beyond the user's soft limit for pipes, the pipe stays small and captures take more steps.
         with contextlib.suppress(PermissionError):
             fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, _STAGING_SIZE)
-        for name, fd in (("staging-r", self._out), ("staging-w", self._in), ("turn", self._turn)):
-            service.store(name, fd)
+        for name, fd in zip(_STAGING, (self._out, self._in), strict=True):
+            homes.discard(name)
+            homes.hold(name, fd)
+
+    def _turn(self, owner: int, stream: int, time_ns: int, given_up: int = 0) -> None:
+        """Write the turn. `given_up` is what the ring has lost when the staged bytes are, or 0."""
+        parcel.write_all(self._store.fd, _TURN.pack(owner, stream, time_ns, given_up), TURN_OFFSET)
 
     def finish(self, ring_of: Callable[[int], Ring | None]) -> None:
         """Complete the capture during which an earlier daemon was killed, if any.
 
         `ring_of` returns the ring of a process id.
         """
-        data = os.pread(self._turn, _TURN.size, 0)
-        if len(data) < _TURN.size:
-            return
-        owner, stream, time_ns, given_up = _TURN.unpack(data)
+        owner, stream, time_ns, given_up = _TURN.unpack(os.pread(self._store.fd, _TURN.size, TURN_OFFSET))
         ring = ring_of(owner)
         staged = self._staged()
-        if ring is None or given_up:
-            self._give_up(ring, staged)
+        if self._is_new and ring is not None and ring.staged:  # only the pipe could tell how much had arrived
+            ring.commit(missing=ring.staged.tail - ring.state.tail)
+        elif ring is None or given_up:
+            self._give_up(ring, staged, given_up)
         elif staged or ring.staged:
-            if ring.staged is None:
-                ring.stage(staged, stream, time_ns)
-            self._fill(ring, staged, owner)
+            self._fill(ring, staged, owner, stream, time_ns)
 
     def pump(self, pipe: int, ring: Ring, owner: int, stream: int) -> int:
         """Move the contents of `pipe` into `ring`; return the number of bytes, 0 at end of file.
@@ -105,11 +111,11 @@ class Capture:
         Raises BlockingIOError if the pipe is empty but still has a writer.
         """
         time_ns = time.time_ns()
-        parcel.write_all(self._turn, _TURN.pack(owner, stream, time_ns, 0))
-        size = os.splice(pipe, self._in, min(_STAGING_SIZE, ring.capacity), flags=_NOWAIT)
+        self._turn(owner, stream, time_ns)
+        most = min(_STAGING_SIZE, -(-ring.capacity // 2))  # so that a line before it is there to the end
+        size = os.splice(pipe, self._in, most, flags=_NOWAIT)
         if size:
-            ring.stage(size, stream, time_ns)
-            self._fill(ring, size, owner)
+            self._fill(ring, size, owner, stream, time_ns)
         if size >= _BUSY:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _STAGING_SIZE)
@@ -125,23 +131,29 @@ class Capture:
     def _staged(self) -> int:
         return int.from_bytes(fcntl.ioctl(self._out, termios.FIONREAD, bytes(4)), sys.byteorder)
 
-    def _fill(self, ring: Ring, left: int, owner: int) -> None:
-        """Copy the last `left` staged bytes into the ring and commit it."""
-        assert ring.staged is not None
+    def _fill(self, ring: Ring, left: int, owner: int, stream: int, time_ns: int) -> None:
+        """Stage the ring, unless it is staged; copy the last `left` staged bytes, and commit it."""
         try:
+            if ring.staged is None:
+                ring.stage(left, stream, time_ns)
+            assert ring.staged is not None
             while left:
                 offset, room = ring.place(ring.staged.tail - left)
                 left -= os.splice(self._out, ring.fd, min(left, room), offset_dst=offset, flags=_NOWAIT)
         except OSError as error:
             log.error("cannot keep %d bytes of output: %s", left, error.strerror)
-            parcel.write_all(self._turn, _TURN.pack(owner, 0, 0, 1))
-            self._give_up(ring, left)
+            given_up = (ring.staged or ring.state).lost + left
+            self._turn(owner, 0, 0, given_up)
+            self._give_up(ring, left, given_up)
         else:
             ring.commit()
 
-    def _give_up(self, ring: Ring | None, left: int) -> None:
-        """Count the staged bytes as lost and empty the staging pipe."""
+    def _give_up(self, ring: Ring | None, left: int, given_up: int) -> None:
+        """Count the last `left` staged bytes as lost, unless they are, and empty the staging pipe."""
         if ring is not None and ring.staged:
-            ring.abandon()
+            ring.commit(missing=left)
+        elif ring is not None and ring.state.lost < given_up:
+            ring.lose(given_up - ring.state.lost)
         while left:
             left -= os.splice(self._out, self._null, left, flags=_NOWAIT)
+        self._turn(0, 0, 0)

@@ -1,8 +1,11 @@
-"""The ring: a memfd with the output of one process, which outlives the daemon.
+"""The ring: a range of the store with the output of one process.
 
-A position counts the bytes that were ever captured. The memfd holds a header, an index of records,
+A position counts the bytes that were ever captured. The range holds a header, an index of records,
 and `capacity` bytes of data, in which position P is at P modulo capacity. An index entry holds the
 start of a record, its time and its stream; a record ends where the next one starts.
+
+What is overwritten goes line by line, so that nobody reads the end of a line whose beginning is
+gone, or else record by record. Only what is longer than _LINE bytes, or than the ring, is cut.
 
 The header is one struct that is written with one pwrite, which SIGKILL cannot split, so each change
 is atomic. A capture makes two changes: `stage` records the state that applies once the bytes are in
@@ -18,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass, replace
 
 from papad.daemon.durable import parcel
+from papad.daemon.durable.store import Store
 
 STREAMS = ("out", "err")
 
@@ -29,6 +33,7 @@ _ENTRY = struct.Struct("=QQ")  # position, time in ns * 2 + stream
 _HEADER_SIZE = 4096
 _STATE_OFFSET = 64
 _MAX_RECORDS = 1 << 20
+_LINE = 4096
 
 
 @dataclass(frozen=True)
@@ -57,91 +62,97 @@ class Chunk:
 
 
 class Ring:
-    """A ring in the memfd `fd`, which it owns."""
+    """A ring in a range of the store."""
 
-    # The header in the memfd is the only truth, and it is always valid: `_save` writes the current
+    # The header in the store is the only truth, and it is always valid: `_save` writes the current
     # and the staged state with one pwrite inside a page, so a SIGKILL leaves either the old header
     # or the new one. Bytes and index entries are written before the header that counts them, so
     # whatever the current state of an unstaged ring describes is there. What a SIGKILL leaves:
     #
-    # - In `stage`, before `_save`: at most an index entry that no header counts. If the index is
-    #   full, the entry has replaced that of the oldest record, which the current state still
-    #   counts; the next daemon stages the same bytes again, with the same result, before anything
-    #   reads the ring.
+    # - In `stage`, before the ring is staged: at most an index entry that no header counts. If the
+    #   index was full, the records that make room are gone already, and counted as lost.
     # - Between `stage` and `commit`: a staged ring. Its data area may already be overwritten up to
-    #   the head of the staged state, so it must be committed or abandoned before it is read.
-    # - In `commit`, `abandon`, `acknowledge` or `note_forwarded`: the state before or after it.
+    #   the head of the staged state, so it must be committed before it is read.
+    # - In `commit`, `acknowledge` or `note_forwarded`: the state before or after it.
     #
     # The last two save a header that is not staged. They are correct only because a capture runs to
     # its end before anything else does.
 
-    def __init__(self, fd: int, *, journal: bool = False) -> None:
-        """Take over the memfd of an existing ring; `journal` tells whether its lines are forwarded.
+    def __init__(self, fd: int, start: int, *, journal: bool = False) -> None:
+        """Read the ring that starts at `start` in the store's file `fd`, which stays the store's.
 
-        Raises ValueError if `fd` is not a ring; then `fd` stays the caller's.
+        `journal` tells whether its lines are forwarded. Raises ValueError if there is no ring.
         """
-        header = os.pread(fd, _HEADER_SIZE, 0)
+        header = os.pread(fd, _HEADER_SIZE, start)
         if len(header) < _HEADER_SIZE:
-            raise ValueError("the ring's memfd is too short")
+            raise ValueError("the store is too short for this ring")
         self.capacity: int
         """The size of the data area in bytes."""
         self._records: int
         """The size of the index in entries."""
         magic, self.capacity, self._records = _FIXED.unpack_from(header)
         if magic != _MAGIC or not self.capacity or not self._records:
-            raise ValueError("the memfd is not a ring")
+            raise ValueError("there is no ring in the store")
         self.state = State(*_STATE.unpack_from(header, _STATE_OFFSET))
         (is_staged,) = _STAGED.unpack_from(header, _STATE_OFFSET + _STATE.size)
         staged = State(*_STATE.unpack_from(header, _STATE_OFFSET + _STATE.size + _STAGED.size))
         self.staged = staged if is_staged else None
         """The state that `commit` makes current, between `stage` and `commit`."""
         self.fd = fd
+        """The store's file."""
+        self.start = start
+        """Where its range starts."""
         self._journal = journal
         # The file offset of the data area.
-        self._data = _HEADER_SIZE + self._records * _ENTRY.size
+        self._data = start + _HEADER_SIZE + self._records * _ENTRY.size
 
     @classmethod
-    def create(cls, capacity: int, *, journal: bool = False) -> Ring:
-        """Create an empty ring of `capacity` bytes. Raises OSError (EMFILE, ENOMEM, EFBIG)."""
-        records = max(64, min(_MAX_RECORDS, capacity // 64))
-        fd = os.memfd_create("papad-ring", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, _HEADER_SIZE + records * _ENTRY.size + capacity)
-            parcel.write_all(fd, _FIXED.pack(_MAGIC, capacity, records))
-            return cls(fd, journal=journal)
-        except BaseException:
-            os.close(fd)
-            raise
+    def create(cls, store: Store, capacity: int, *, journal: bool = False) -> Ring:
+        """Create an empty ring of `capacity` bytes. Raises OSError (ENOMEM, EFBIG).
 
-    def close(self, *, empty: bool = False) -> None:
-        """Close the memfd; `empty` frees its memory even while the vault's log refers to it."""
-        fd, self.fd = self.fd, -1
-        if empty:
-            os.ftruncate(fd, 0)
-        os.close(fd)
+        Its range is the caller's, who frees it or records it; see `range`.
+        """
+        records = max(64, min(_MAX_RECORDS, capacity // 64))
+        start = store.allocate(_HEADER_SIZE + records * _ENTRY.size + capacity)
+        parcel.write_all(store.fd, _FIXED.pack(_MAGIC, capacity, records), start)
+        return cls(store.fd, start, journal=journal)
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Start and size of its range in the store."""
+        return self.start, self._data + self.capacity - self.start
 
     def stage(self, size: int, stream: int, time_ns: int) -> None:
         """Make room for `size` bytes (at most `capacity`) and record where they will end."""
         state = self.state
         end = state.tail + size
-        state = self._without(state, max(state.head, end - self.capacity))
+        state = self._without(state, self._whole(state, end - self.capacity))
         if state.next - state.first == self._records and not self._joins(state, stream):
             state = self._without(state, self._entry(state.first + 1)[0])
         if state.next - state.first < self._records:
+            if state.next - self.state.first == self._records:
+                self._save(state, None)  # the entry replaces that of the oldest record
             entry = _ENTRY.pack(state.tail, time_ns * 2 + stream)
             parcel.write_all(self.fd, entry, self._entry_offset(state.next))
             state = replace(state, next=state.next + 1)
         self._save(self.state, replace(state, tail=end))
 
-    def commit(self) -> None:
-        """Make the staged state current: its bytes are in place."""
-        assert self.staged is not None
-        self._save(self.staged, None)
+    def commit(self, missing: int = 0) -> None:
+        """Make the staged state current: its bytes are in place, but for the last `missing` ones.
 
-    def abandon(self) -> None:
-        """Empty the ring, counting the staged bytes and all kept ones as lost."""
+        Those are lost, and the rest of the ring stays.
+        """
         assert self.staged is not None
-        self._save(self._without(self.staged, self.staged.tail), None)
+        staged = self.staged
+        if missing:
+            tail = staged.tail - missing
+            begun = staged.next > self.state.next and tail > self.state.tail
+            staged = replace(staged, tail=tail, lost=staged.lost + missing, next=self.state.next + begun)
+        self._save(staged, None)
+
+    def lose(self, size: int) -> None:
+        """Count `size` bytes as lost that never came here."""
+        self._save(replace(self.state, lost=self.state.lost + size), None)
 
     @property
     def newest(self) -> float:
@@ -219,6 +230,29 @@ class Ring:
             data += os.pread(self.fd, size - room, self._data)
         return data
 
+    def _whole(self, state: State, head: int) -> int:
+        """Return where what is kept starts if all before `head` must go.
+
+        That is where a line ends, perhaps in a later record of the same stream; if none does for
+        _LINE bytes, it is where the record ends, or in a long record `head` itself.
+        """
+        if head <= state.head or head >= state.tail:
+            return max(state.head, min(head, state.tail))
+        number = self._number_at(head - 1, state)
+        first_stop, at = self._stop(number, state), head - 1
+        stream = self._entry(number)[1] & 1
+        while at < head + _LINE and number < state.next and self._entry(number)[1] & 1 == stream:
+            size = min(self._stop(number, state) - at, head + _LINE - at)
+            found = self._bytes(at, size).find(b"\n")
+            if found >= 0:
+                return at + found + 1
+            at, number = at + size, number + 1
+        return first_stop if first_stop - head <= _LINE else head
+
+    def _stop(self, number: int, state: State) -> int:
+        """Return where a record ends."""
+        return self._entry(number + 1)[0] if number + 1 < state.next else state.tail
+
     def _joins(self, state: State, stream: int) -> bool:
         """Return whether new bytes of `stream` may join the newest record if the index is full."""
         return state.next > state.first and self._entry(state.next - 1)[1] & 1 == stream
@@ -259,10 +293,10 @@ class Ring:
         return position, stamp
 
     def _entry_offset(self, number: int) -> int:
-        return _HEADER_SIZE + number % self._records * _ENTRY.size
+        return self.start + _HEADER_SIZE + number % self._records * _ENTRY.size
 
     def _save(self, state: State, staged: State | None) -> None:
         blank = staged or State()
         header = _STATE.pack(*astuple(state)) + _STAGED.pack(staged is not None) + _STATE.pack(*astuple(blank))
-        parcel.write_all(self.fd, header, _STATE_OFFSET)
+        parcel.write_all(self.fd, header, self.start + _STATE_OFFSET)
         self.state, self.staged = state, staged

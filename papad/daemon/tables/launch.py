@@ -134,6 +134,10 @@ def _find(name: str, sockets: Sockets) -> Socket:
 def standard_streams(spec: Spec, cleanup: contextlib.ExitStack) -> tuple[list[int], dict[int, int]]:
     """Return the child's descriptors 0, 1 and 2, and the read ends of its pipes by stream.
 
+    The child's ends are open for reading as well, as a terminal's are: a pipe stays usable while it
+    has no other reader, so nobody gets SIGPIPE while papad is away, and what was written waits
+    (fifo(7)). They belong to the child's user, who may thus open /dev/stdout.
+
     `cleanup` closes the former; the read ends become the caller's. Raises OSError.
     """
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -147,8 +151,15 @@ def standard_streams(spec: Spec, cleanup: contextlib.ExitStack) -> tuple[list[in
             if wanted == "stdout":
                 standard[2] = standard[1]
             elif wanted:
-                readers[stream], standard[1 + stream] = os.pipe2(os.O_CLOEXEC)
+                readers[stream], writer = os.pipe2(os.O_CLOEXEC)
+                try:
+                    standard[1 + stream] = os.open(f"/proc/self/fd/{writer}", os.O_RDWR | os.O_CLOEXEC)
+                finally:
+                    os.close(writer)
                 cleanup.callback(os.close, standard[1 + stream])
+                if spec.uid is not None:
+                    with contextlib.suppress(PermissionError):
+                        os.fchown(standard[1 + stream], spec.uid, -1)
                 fcntl.fcntl(readers[stream], fcntl.F_SETFL, os.O_NONBLOCK)
     except OSError:
         for reader in readers.values():

@@ -1,22 +1,24 @@
 """The life of a process from the spawn request on: reports, output, exit, until nothing is left.
 
-A report is acknowledged once its contents are in the vault. Until then the nursery keeps it, and
-sends it to the next daemon. So if the vault has a process without a pid, and the nursery has sent
+A report is acknowledged once its contents are in the store. Until then the nursery keeps it, and
+sends it to the next daemon. So if the store has a process without a pid, and the nursery has sent
 all its reports and none is about this process, the process was never forked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from papad.daemon.durable import parcel
-from papad.daemon.durable.vault import Entry, Vault, rebuilt
-from papad.daemon.nursery import pidfd
+from papad.daemon.durable.homes import Homes
+from papad.daemon.durable.store import Store, rebuilt
+from papad.daemon.nursery import pidfd, proc
 from papad.daemon.nursery.spawner import Spawner
 from papad.daemon.output.capture import Capture
 from papad.daemon.output.journal import Journal
@@ -50,33 +52,38 @@ class Lifecycle:
 
     # Recovery. Every start takes these steps, in this order:
     #
-    # 1. The vault gives all processes, with their pipes, rings and pidfds (`__init__`).
-    # 2. The capture that was interrupted is completed. It needs the rings, and must precede
+    # 1. The nursery, if it lives, returns the pipes that it holds and tells all reports that are not
+    #    acknowledged (`Spawner.meet`). The order is kept, so before it answers it has also handled
+    #    every spawn request that the earlier daemon sent. The reports wait.
+    # 2. The store gives all processes, with their rings, and each takes its pipes (`__init__`).
+    # 3. The capture that was interrupted is completed. It needs the rings, and must precede
     #    everything that reads, acknowledges or fills one: a staged ring is not consistent.
-    # 3. The nursery sends all reports that are not acknowledged (`recover`). The channel keeps the
-    #    order, so before it answers `sync` the nursery has also handled every spawn request that
-    #    the earlier daemon sent. A process that still has no pid was never forked.
-    # 4. Only then are the pipes read, so that output is captured for processes that are known to
+    # 4. The reports are taken in (`recover`). A process that still has no pid was never forked.
+    # 5. Only then are the pipes read, so that output is captured for processes that are known to
     #    exist, in their final state.
     #
     # Recovery can itself be killed and repeated at any point, because a fact is first written to
-    # the vault, then acted on:
+    # the store, then acted on:
     #
-    # - A process is in the vault before the nursery is asked for it. A SIGKILL in between leaves
-    #   one without a pid, which step 3 drops.
-    # - A report is written to the vault before it is acknowledged. A SIGKILL in between makes the
+    # - A process is in the store before the nursery is asked for it. A SIGKILL in between leaves
+    #   one without a pid, which step 4 drops.
+    # - A report is written to the store before it is acknowledged. A SIGKILL in between makes the
     #   nursery send it again; `_reported` sees that it is no news and only acknowledges it.
     # - `spawned` is not written: a process with a pid counts as RUNNING after a restart. If
     #   `failed` follows, it is dropped.
-    # - An entry is erased before its descriptors are closed and its ring is emptied. A SIGKILL in
-    #   between closes them too, and the compaction at the next start frees the memory. In the other
-    #   order, the vault could refer to a ring that is empty.
+    # - An entry is erased before its pipes are dropped and its ring is freed. A SIGKILL in between
+    #   leaves what belongs to no entry, which the next start drops and frees. In the other order,
+    #   the store could refer to a ring that is empty.
 
-    def __init__(self, vault: Vault, capture: Capture, spawner: Spawner) -> None:
+    def __init__(self, homes: Homes, store: Store, capture: Capture, spawner: Spawner) -> None:
         """Take back what an earlier daemon left. `recover` must follow, in the event loop."""
-        self._vault, self._capture, self._spawner = vault, capture, spawner
+        self._homes, self._store, self._capture, self._spawner = homes, store, capture, spawner
         self._journal = Journal()
         self._by_id: dict[int, Process] = {}
+        self.kept: set[str] = set()
+        """Names of processes that this version, or this start, cannot use; see papad's log."""
+        self._kept_ids: set[int] = set()
+        self._open_pipes = proc.Pipes()
         self._waiting: dict[int, Process] = {}
         """Processes with lines that journald has yet to accept, by id."""
         self._doubtful: list[Process] = []
@@ -85,49 +92,72 @@ class Lifecycle:
         self.on_forgotten: Callable[[Process], None] = lambda process: None
         """Called when a process is no longer in any list."""
         spawner.on_report = self._reported
-        spawner.on_change = self._nursery_changed
-        for key, entry in list(vault.entries.items()):
-            if key.startswith(_KEY):
-                try:
-                    self._take_back(int(key[len(_KEY) :]), entry)
-                except (KeyError, TypeError, ValueError, OSError) as error:
-                    log.error("dropping process %s, cannot recover it: %r", entry.fields.get("name", key), error)
-                    vault.erase(key)
-                    parcel.close_all(list(entry.fds.values()))
-        self.last_id = max(self._by_id, default=0)
+        spawner.on_change.append(self._nursery_changed)
+        self.last_id = 0
+        for number, entry in store.of(_KEY):
+            try:
+                id = int(number)
+                self.last_id = max(self.last_id, id)
+                self._kept_ids.add(id)
+                self._by_id[id] = self._taken_back(id, entry)
+                self._kept_ids.remove(id)
+            except (KeyError, TypeError, ValueError, OSError) as error:
+                name = entry.get("name", number)
+                self.kept.add(str(name))
+                log.error("process %s cannot be taken back now, and is kept for the next start: %s", name, error)
         capture.finish(lambda id: self._by_id[id].ring if id in self._by_id else None)
+        for process in self:
+            if process.ring is not None and process.ring.staged is not None:
+                # It was kept while the staging pipe was emptied: how much had arrived is not known.
+                process.ring.commit(missing=process.ring.staged.tail - process.ring.state.tail)
 
     def __iter__(self) -> Iterator[Process]:
         return iter(list(self._by_id.values()))
 
-    def _take_back(self, id: int, entry: Entry) -> None:
-        fields, fds = entry.fields, entry.fds
-        spec = rebuilt(Spec, fields["spec"])
-        ring = Ring(fds["ring"], journal=spec.journal) if "ring" in fds else None
-        process = Process(id, fields["name"], spec, ring)
-        process.pipes = {stream: fds[name] for stream, name in enumerate(STREAMS) if name in fds}
-        process.pid, process.started = fields.get("pid", 0), fields.get("started", 0.0)
-        process.pidfd = fds.get("pidfd", -1)
-        process.exit = tuple(fields["exit"]) if "exit" in fields else None
-        process.nursery = fields.get("nursery", 0)
-        if fields.get("forgotten"):
+    def _taken_back(self, id: int, entry: dict[str, Any]) -> Process:
+        spec = rebuilt(Spec, entry["spec"])
+        process = Process(id, entry["name"], spec, started=entry.get("started", 0.0), nursery=entry.get("nursery", 0))
+        process.pid = entry.get("pid", 0)
+        process.exit = tuple(entry["exit"]) if "exit" in entry else None
+        if withheld := self._homes.withheld.intersection(entry.get("fds", ())):
+            raise OSError(f"no descriptors are left for {len(withheld)} of its pipes; raise LimitNOFILE=")
+        if "range" in entry:
+            process.ring = Ring(self._store.fd, entry["range"][0], journal=spec.journal)
+        for held_as, inode in zip(entry.get("fds", ()), entry.get("inodes", ()), strict=True):
+            if (fd := self._pipe(process, held_as, inode)) >= 0:
+                process.pipes[STREAMS.index(held_as.partition("-")[0])] = fd
+        if entry.get("forgotten"):
             process.state = State.FORGOTTEN
-        elif fields.get("removed"):
+        elif entry.get("removed"):
             process.state = State.REMOVED
         elif process.exit is not None:
             process.state = State.ENDED if process.pipes else State.CLOSED
         elif process.pid:
-            process.state = State.RUNNING
-        self._by_id[id] = process
+            process.state = State.FORKED if id in self._spawner.unacknowledged else State.RUNNING
+        if process.pid and process.exit is None:
+            process.pidfd = pidfd.opened(process.pid, entry.get("ticks", 0))
+        return process
 
-    async def recover(self) -> None:
-        """Receive all reports of the nursery, then continue to capture."""
+    def _pipe(self, process: Process, held_as: str, inode: int) -> int:
+        """Return the read end of a pipe: from a home, else opened anew; -1 after its end of file."""
+        if held_as in self._homes:
+            return self._homes.take(held_as, nursery_only=True)
+        if self._spawner.pid == process.nursery or not process.pid:
+            return -1  # the nursery held it, until it was told that the end of file was reached
+        fd = self._open_pipes.open(inode, process.pid)
+        if fd >= 0:
+            self._homes.hold_in_nursery(held_as, fd)
+        return fd
+
+    def recover(self) -> None:
+        """Take in all reports of the nursery, then continue to capture."""
         loop = asyncio.get_running_loop()
         for process in self:
-            if not process.pid:
+            if process.state in (State.BEGUN, State.FORKED):
                 process.ready = loop.create_future()
+            if process.state is State.BEGUN:
                 self._doubtful.append(process)
-        await self._spawner.recover()
+        self._spawner.begin()
         for process in self:
             if process.pid:
                 self._listen(process)
@@ -135,7 +165,7 @@ class Lifecycle:
                 self._settle(process)
 
     def close(self) -> None:
-        """Stop reading pipes: the daemon stops. With an FD store, the next start continues."""
+        """Stop reading pipes: the daemon stops, and the next one continues."""
         for process in self:
             for fd in process.pipes.values():
                 asyncio.get_running_loop().remove_reader(fd)
@@ -143,7 +173,7 @@ class Lifecycle:
         self._spawner.close()
 
     def add(self, process: Process) -> None:
-        """Take over a process that is in the vault and was handed to the nursery."""
+        """Take over a process that is in the store and was handed to the nursery."""
         self.last_id = process.id
         self._by_id[process.id] = process
 
@@ -152,7 +182,7 @@ class Lifecycle:
 
         Raises Error or OSError; then nothing has changed.
         """
-        self._vault.write(key(process), {"removed": True})
+        self._store.write(key(process), {"removed": True})
         if process.state is State.RUNNING:
             process.enter(State.REMOVED)
         if process.ring is not None:
@@ -169,11 +199,11 @@ class Lifecycle:
         Raises Error or OSError.
         """
         if process.pipes:  # a descendant still holds them: drain them until it closes them
-            self._vault.write(key(process), {"forgotten": True})
+            self._store.write(key(process), {"forgotten": True})
             process.enter(State.FORGOTTEN)
             self.on_forgotten(process)
         else:
-            self._vault.erase(key(process))
+            self._store.erase(key(process))
             process.enter(State.GONE)
             self._by_id.pop(process.id, None)
             self.on_forgotten(process)
@@ -185,27 +215,47 @@ class Lifecycle:
         """Close all descriptors of a process that is no longer in any table."""
         for stream in list(process.pipes):
             self._close_pipe(process, stream)
+        self._close_pidfd(process)
+        ring, process.ring = process.ring, None
+        if ring is not None:
+            self._store.free(*ring.range)
+
+    def _close_pidfd(self, process: Process) -> None:
         if process.pidfd >= 0:
             asyncio.get_running_loop().remove_reader(process.pidfd)
             os.close(process.pidfd)
             process.pidfd = -1
-        ring, process.ring = process.ring, None
-        if ring is not None:
-            ring.close(empty=True)
 
     def _close_pipe(self, process: Process, stream: int) -> None:
         fd = process.pipes.pop(stream)
-        self._vault.withdraw(key(process), STREAMS[stream])
+        self._homes.drop(pipe_name(process, stream))
         asyncio.get_running_loop().remove_reader(fd)
         os.close(fd)
 
     # The nursery's reports.
 
     def _reported(self, report: parcel.Record, fds: list[int]) -> None:
-        """Handle a report, which may be a repetition, and acknowledge it once it is in the vault.
+        """Handle a report, which may be a repetition, and acknowledge it once it is in the store.
 
-        If it cannot be recorded, it is not acknowledged, and the next daemon gets it.
+        If it cannot be recorded, it is not acknowledged, and the next daemon gets it; but a process
+        that cannot be recorded as forked does not begin.
         """
+        id, what = report["id"], report["what"]
+        if id in self._kept_ids:
+            parcel.close_all(fds)
+            return
+        gate = fds[1:]
+        try:
+            if self._recorded(report, fds[:1]):
+                for fd in gate:
+                    with contextlib.suppress(OSError):  # it was killed; its exit code will tell
+                        os.write(fd, b"!")
+                self._spawner.acknowledge(id, what)
+        finally:
+            parcel.close_all(gate)
+
+    def _recorded(self, report: parcel.Record, fds: list[int]) -> bool:
+        """Put a report into the store; return whether that was possible."""
         id, what = report["id"], report["what"]
         process = self._by_id.get(id)
         try:
@@ -223,20 +273,23 @@ class Lifecycle:
                 parcel.close_all(fds)
         except (OSError, Error) as error:
             log.error("cannot record what happened to process %d: %s", id, error)
+            if process is not None and what == "forked":
+                self._give_up(process, error)
+                self._spawner.cancel(id)
         except IllegalTransition as error:
             log.exception("internal error; please report this: the nursery said %r", report)
             if process is not None:
                 self._give_up(process, error)
         else:
-            self._spawner.acknowledge(id, what)
+            return True
+        return False
 
     def _forked(self, process: Process, pid: int, started: float, fds: list[int]) -> None:
-        process.pid, process.started = pid, started
         process.pidfd = fds[0] if fds else -1
+        self._store.write(key(process), {"pid": pid, "started": started, "ticks": proc.start_ticks(pid)})
+        process.pid, process.started = pid, started
         process.enter(State.FORKED)
         self._listen(process)
-        pidfds = {"pidfd": process.pidfd} if fds else {}
-        self._vault.write(key(process), {"pid": pid, "started": started}, pidfds)
 
     def _spawned(self, process: Process) -> None:
         """Make it RUNNING: it was released. Repeated after a restart, this changes nothing."""
@@ -267,9 +320,10 @@ class Lifecycle:
         if process.state is State.RUNNING:
             process.enter(State.ENDED)
         try:
-            self._vault.write(key(process), {"exit": [code, when]})
+            self._store.write(key(process), {"exit": [code, when]})
         finally:
             log.info("process %s ended with code %d", process.name, code, extra={"PAPAD_NAME": process.name})
+            self._close_pidfd(process)
             self._settle(process)
 
     # Output.
@@ -323,16 +377,14 @@ class Lifecycle:
     # Without a nursery: pidfds tell when processes exit.
 
     def _nursery_changed(self) -> None:
-        """Handle that the nursery has sent all its reports, or is gone.
+        """Handle that the nursery has sent all its reports, or is new, or is gone.
 
         From now on, wait for the pidfds of processes whose parent is not the living nursery.
         """
         loop = asyncio.get_running_loop()
         doubtful, self._doubtful = self._doubtful, []
         for process in doubtful:
-            if process.pid:  # `spawned` may have been acknowledged before
-                self._spawned(process)
-            else:
+            if not process.pid:
                 self._failed(process, NeverBegun("papad was stopped before it began"))
         for process in [each for each in self if each.exit is None and each.nursery != self._spawner.pid]:
             if not process.pid:
@@ -360,5 +412,10 @@ class Lifecycle:
 
 
 def key(process: Process) -> str:
-    """Return the key of a process in the vault."""
+    """Return the key of a process in the store."""
     return f"{_KEY}{process.id}"
+
+
+def pipe_name(process: Process, stream: int) -> str:
+    """Return the name of the pipe of a stream in the homes."""
+    return f"{STREAMS[stream]}-{process.id}"

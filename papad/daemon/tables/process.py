@@ -1,7 +1,7 @@
 """A process and its state.
 
     state      meaning                                             next state
-    BEGUN      in the vault and handed to the nursery, which       FORKED; GONE if it cannot fork
+    BEGUN      in the store and handed to the nursery, which       FORKED; GONE if it cannot fork
                may have forked it
     FORKED     has a pid; waits for the nursery to release it      RUNNING; GONE if exec failed
     RUNNING    has started, and is listed                          ENDED; REMOVED by name
@@ -71,10 +71,10 @@ class Observer(Protocol):
 
 @dataclass(eq=False)
 class Process:
-    """A process, from the moment it is in the vault until nothing is left of it."""
+    """A process, from the moment it is in the store until nothing is left of it."""
 
     id: int
-    """Identifies it in the vault and to the nursery. Ids only grow, so none is used twice."""
+    """Identifies it in the store and to the nursery. Ids only grow, so none is used twice."""
     name: str
     spec: Spec
     ring: Ring | None = None

@@ -1,6 +1,6 @@
 """The table of processes by name.
 
-A process is in the vault before the nursery is asked for it. lifecycle.py handles what happens to
+A process is in the store before the nursery is asked for it. lifecycle.py handles what happens to
 it after that.
 """
 
@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
-from dataclasses import asdict
 
-from papad.daemon.durable.vault import Vault
+from papad.daemon.durable.homes import Homes
+from papad.daemon.durable.store import Store, recorded
 from papad.daemon.nursery.spawner import Spawner
 from papad.daemon.output.capture import Capture
-from papad.daemon.output.ring import STREAMS, Ring
+from papad.daemon.output.ring import Ring
 from papad.daemon.tables import launch
 from papad.daemon.tables.launch import Spec
-from papad.daemon.tables.lifecycle import Follower, Lifecycle, NeverBegun, key
+from papad.daemon.tables.lifecycle import Follower, Lifecycle, NeverBegun, key, pipe_name
 from papad.daemon.tables.patterns import select
 from papad.daemon.tables.process import Process, State
 from papad.daemon.tables.sockets import Sockets
@@ -28,18 +29,18 @@ log = logging.getLogger("papad")
 
 
 class Processes:
-    """All processes that hold a name, from their entry in the vault until they are forgotten."""
+    """All processes that hold a name, from their entry in the store until they are forgotten."""
 
-    def __init__(self, vault: Vault, capture: Capture, spawner: Spawner, sockets: Sockets) -> None:
+    def __init__(self, homes: Homes, store: Store, capture: Capture, spawner: Spawner, sockets: Sockets) -> None:
         """Take back what an earlier daemon left. `recover` must follow, in the event loop."""
-        self._vault, self._spawner, self._sockets = vault, spawner, sockets
-        self._lifecycle = Lifecycle(vault, capture, spawner)
+        self._homes, self._store, self._spawner, self._sockets = homes, store, spawner, sockets
+        self._lifecycle = Lifecycle(homes, store, capture, spawner)
         self._lifecycle.on_forgotten = self._forgotten
         self._names = {each.name: each for each in self._lifecycle if each.state is not State.FORGOTTEN}
 
-    async def recover(self) -> None:
-        """Receive all reports of the nursery, then continue to capture."""
-        await self._lifecycle.recover()
+    def recover(self) -> None:
+        """Take in all reports of the nursery, then continue to capture."""
+        self._lifecycle.recover()
 
     def close(self) -> None:
         """Stop reading pipes: the daemon stops. With an FD store, the next start continues."""
@@ -87,20 +88,26 @@ class Processes:
             inherited, args = launch.inherit(name, spec, self._sockets, always_cleanup)
             if not args:
                 raise Error("No command")
+            if name in self._lifecycle.kept:
+                raise Error(f"{name} is the name of a process that is kept, see papad's log; take another")
             id = max(self._lifecycle.last_id + 1, time.time_ns() // 1_000_000)
             process = Process(id, name, spec, nursery=self._spawner.pid)
             cleanup_on_fail.callback(self._lifecycle.release, process)
+            fields = {"name": name, "spec": recorded(spec), "nursery": process.nursery}
             if spec.out or spec.err:
-                process.ring = Ring.create(spec.bufsize, journal=spec.journal)
+                process.ring = Ring.create(self._store, spec.bufsize, journal=spec.journal)
+                fields["range"] = process.ring.range
             standard, process.pipes = launch.standard_streams(spec, always_cleanup)
-            fds = {STREAMS[stream]: fd for stream, fd in process.pipes.items()}
-            if process.ring:
-                fds["ring"] = process.ring.fd
-            fields = {"name": name, "spec": asdict(spec), "nursery": process.nursery}
-            self._vault.write(key(process), fields, fds)
-            cleanup_on_fail.callback(self._vault.erase, key(process))
-            request = launch.request(spec, args) | {"id": process.id, "targets": [0, 1, 2, *inherited]}
-            self._spawner.spawn(request, [*standard, *inherited.values()])
+            pipes = {pipe_name(process, stream): fd for stream, fd in process.pipes.items()}
+            fields["fds"] = list(pipes)
+            fields["inodes"] = [os.fstat(fd).st_ino for fd in pipes.values()]
+            self._store.begin(key(process), fields)
+            cleanup_on_fail.callback(self._store.erase, key(process))
+            request = launch.request(spec, args)
+            request |= {"id": process.id, "targets": [0, 1, 2, *inherited], "hold": list(pipes)}
+            self._spawner.spawn(request, [*standard, *inherited.values(), *pipes.values()])
+            for held_as, fd in pipes.items():
+                self._homes.held_in_nursery(held_as, fd)
             cleanup_on_fail.pop_all()
         process.ready = asyncio.get_running_loop().create_future()
         self._lifecycle.add(process)

@@ -1,4 +1,4 @@
-"""Managed sockets: made here, kept in the FD store, inherited under a fileno that never changes."""
+"""Managed sockets: made here, held in two homes, inherited under a fileno that never changes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from papad.daemon.durable.systemd import Service, socket_entry
-from papad.daemon.durable.vault import Vault, rebuilt
+from papad.daemon.durable.homes import Homes
+from papad.daemon.durable.store import Store, rebuilt, recorded
+from papad.daemon.durable.systemd import socket_entry
 from papad.daemon.tables.patterns import select
 from papad.errors import Error
 from papad.protocol.options import FAMILIES, SOCKET_OPTIONS, TYPES
@@ -75,31 +76,39 @@ class Socket:
         return " ".join((self.name, *pairs))
 
     @property
-    def entry(self) -> str:
-        """Its FDNAME in the FD store."""
+    def held_as(self) -> str:
+        """Its name in the homes."""
         return socket_entry(self.fileno, self.name)
 
 
 class Sockets:
     """All managed sockets by name."""
 
-    def __init__(self, service: Service, vault: Vault) -> None:
-        """Take back what an earlier daemon left; drop entries without a socket, and the reverse."""
-        self._service = service
-        self._vault = vault
+    def __init__(self, homes: Homes, store: Store, limit: int) -> None:
+        """Take back what an earlier daemon left; at most `limit` sockets are made."""
+        self._homes, self._store, self._limit = homes, store, limit
         self._sockets: dict[str, Socket] = {}
-        for key, entry in list(vault.entries.items()):
-            if key.startswith(_KEY):
-                name = key[len(_KEY) :]
-                try:
-                    spec, fileno = rebuilt(Spec, entry.fields["spec"]), int(entry.fields["fileno"])
-                    node = entry.fields["node"]
-                    sock = service.take_socket(socket_entry(fileno, name))
-                except (KeyError, TypeError, ValueError, OSError) as error:
-                    log.error("dropping socket %s, cannot recover it: %r", name, error)
-                    vault.erase(key)
-                else:
-                    self._sockets[name] = Socket(name, spec, fileno, sock, node and tuple(node))
+        for name, entry in store.of(_KEY):
+            try:
+                self._take_back(name, entry)
+            except (KeyError, TypeError, ValueError, OSError) as error:
+                log.error("cannot use socket %s now, which is kept: %r", name, error)
+
+    def _take_back(self, name: str, entry: dict[str, Any]) -> None:
+        spec, fileno = rebuilt(Spec, entry["spec"]), int(entry["fileno"])
+        held_as = socket_entry(fileno, name)
+        if held_as not in self._homes and held_as not in self._homes.withheld:
+            log.error("socket %s is lost: neither systemd nor the nursery has it", name)
+            self._store.erase(_KEY + name)
+            return
+        node = entry.get("node") and tuple(entry["node"])
+        try:
+            sock = self._homes.take_socket(held_as)
+        except OSError as error:
+            log.error("socket %s is lost: what was held for it is no socket: %s", name, error)
+            self._store.erase(_KEY + name)
+            return
+        self._sockets[name] = Socket(name, spec, fileno, sock, node)
 
     def __len__(self) -> int:
         return len(self._sockets)
@@ -121,22 +130,25 @@ class Sockets:
             if spec.satisfied_by(existing.spec):
                 return existing
             raise Error(f"Socket for {name} has already been created - {existing}")
+        self._store.refuse_kept(_KEY + name)
         if spec.path and any(spec.path == other.spec.path for other in self):
             raise Error(f"Socket for {spec.path} has already been created")
-        if len(self) >= self._service.max_sockets:
-            raise Error(f"The limit of {self._service.max_sockets} sockets is reached; remove some that are not needed")
+        if len(self) >= self._limit:
+            raise Error(f"The limit of {self._limit} sockets is reached; remove some that are not needed")
+        # By the names in the homes, for they tell it of what this version cannot use, too.
+        used = {held_as.split("-")[1] for held_as in self._store.names if held_as.startswith("socket-")}
         fileno = FIRST_FILENO
-        for used in sorted(other.fileno for other in self):
-            if used == fileno:
-                fileno += 1
+        while str(fileno) in used:
+            fileno += 1
         with contextlib.ExitStack() as cleanup_on_fail:
             sock = _open(spec, cleanup_on_fail)
             if spec.port is not None and not spec.port:
                 spec = replace(spec, port=sock.getsockname()[1])
             made = Socket(name, spec, fileno, sock, _node(spec.path))
-            self._service.store(made.entry, sock.fileno())
-            cleanup_on_fail.callback(self._service.unstore, made.entry)
-            self._vault.write(_KEY + name, {"spec": asdict(spec), "fileno": fileno, "node": made.node})
+            self._homes.hold(made.held_as, sock.fileno())
+            cleanup_on_fail.callback(self._homes.drop, made.held_as)
+            fields = {"spec": recorded(spec), "fileno": fileno, "node": made.node, "fds": [made.held_as]}
+            self._store.begin(_KEY + name, fields)
             cleanup_on_fail.pop_all()
         self._sockets[name] = made
         log.info("made socket %s", made, extra={"PAPAD_NAME": name})
@@ -146,26 +158,25 @@ class Sockets:
         """Return the lines of the sockets that match, sorted."""
         return sorted(str(each) for each in self.select(patterns))
 
-    def remove(self, patterns: list[str]) -> None:
-        """Close the sockets that match and unlink their paths. Raises Error.
+    async def remove(self, patterns: list[str]) -> None:
+        """Close the sockets that match and unlink their paths. Raises Error, OSError.
 
-        Processes keep what they inherited.
+        Processes keep what they inherited. When this returns, the address is free otherwise.
         """
         for removed in self.select(patterns, required=True):
             name = removed.name
-            self._vault.erase(_KEY + name)
+            self._store.erase(_KEY + name)
             del self._sockets[name]
-            self._service.unstore(removed.entry)
+            self._homes.drop(removed.held_as)
             _unlink(removed)
             removed.sock.close()
             log.info("removed socket %s", name, extra={"PAPAD_NAME": name})
-        self._service.barrier()  # so the address is free, unless a process has the socket
+        await self._homes.barrier()
 
-    def close(self) -> None:
-        """Unlink all paths because the daemon stops, unless an FD store keeps the sockets."""
-        if not self._service.managed:
-            for each in self:
-                _unlink(each)
+    def unlink(self) -> None:
+        """Unlink all paths: papad ends, and nothing holds its sockets."""
+        for each in self:
+            _unlink(each)
 
     def select(self, patterns: list[str], *, required: bool = False) -> list[Socket]:
         """Return the sockets that match, sorted by name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from papad.daemon.durable.vault import Vault
+from papad.daemon.durable.store import Store
 from papad.daemon.tables.patterns import select
 from papad.errors import Error
 
@@ -12,14 +12,13 @@ _KEY = "value:"
 
 
 class Values:
-    """All values by name. Each change is in the vault before the call returns."""
+    """All values by name. Each change is in the store before the call returns."""
 
-    def __init__(self, vault: Vault) -> None:
-        self._vault = vault
-        self._values: dict[str, str] = {}
-        for key, entry in vault.entries.items():
-            if key.startswith(_KEY):
-                self._values[key[len(_KEY) :]] = str(entry.fields.get("value", ""))
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._values: dict[str, str] = {
+            name: entry["value"] for name, entry in store.of(_KEY) if isinstance(entry.get("value"), str)
+        }
 
     def __len__(self) -> int:
         return len(self._values)
@@ -32,12 +31,13 @@ class Values:
         return self._values.get(name, "")
 
     def set(self, name: str, value: str) -> None:
-        """Set a value; an empty one clears it. Raises OSError if there is no room."""
+        """Set a value; an empty one clears it. Raises Error or OSError if there is no room."""
         if value:
-            self._vault.write(_KEY + name, {"value": value})
+            write = self._store.write if name in self._values else self._store.begin
+            write(_KEY + name, {"value": value})
             self._values[name] = value
         elif name in self._values:
-            self._vault.erase(_KEY + name)
+            self._store.erase(_KEY + name)
             del self._values[name]
 
     def lines(self, patterns: list[str]) -> list[str]:

@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import random
 import socket
+import time
 from collections import Counter
+from pathlib import Path
 from typing import Self
 
 WHERE = "/run/papad/papad.sock"
 WRITER = "/opt/papad-test/writer.py"
+ENDED = "/run/writer-ended"
+UNKNOWN = 256
+
+LAG = 0.5  # seconds that papad may be behind with reading pipes
 
 counts: Counter[str] = Counter()
 faults: list[str] = []
+blows: list[str] = []
+"""What was done to papad, and when: to find out what led to a fault."""
+nursery_kills: list[float] = []
+"""When the nursery was killed."""
+both_gone: list[tuple[float, float]] = []
+"""From when to when neither papad nor a nursery was whole."""
 
 
 class Gone(Exception):
@@ -30,7 +42,9 @@ class Session:
         self.data = b""
         try:
             self.sock.connect(WHERE)
-        except OSError as error:
+        except OSError as error:  # papad.socket is stopped as well
+            self.sock.close()
+            time.sleep(0.01)
             raise Gone from error
         self.until(b"> ")
 
@@ -114,6 +128,7 @@ class Life:
         )
 
     def live(self) -> None:
+        self.began = time.time()
         line = insist(self.command)
         if not line.startswith(f"{self.name} pid="):
             faults.append(f"{self.command}: {line}")
@@ -186,8 +201,30 @@ class Life:
                 output.sure = output.sent
 
     def check_end(self, code: int) -> None:
-        if code != self.code:
-            faults.append(f"{self.name} ended with {code}, not {self.code}")
-        for stream, output in self.streams.items():
-            if output.sent != self.lines * output.length:
-                faults.append(f"{self.name} {stream}: {output.sent} bytes of {self.lines * output.length}")
+        ended_unseen = self.ended_unseen()
+        if code == UNKNOWN and self.ended() and any(when > self.began for when in nursery_kills):
+            counts["unknown codes"] += 1
+        elif code != self.code:
+            faults.append(f"{self.name} ended with {code}, not {self.code}{self.circumstances()}")
+        expected = {stream: self.lines * output.length for stream, output in self.streams.items()}
+        missing = {stream: size - self.streams[stream].sent for stream, size in expected.items()}
+        if ended_unseen and any(missing.values()) and min(missing.values()) >= 0:
+            counts["unknown tails"] += 1
+            counts["bytes of unknown tails"] += sum(missing.values())
+        elif any(missing.values()):
+            faults.append(f"{self.name}: {missing} bytes of {expected} are missing{self.circumstances()}")
+
+    def circumstances(self) -> str:
+        """What may explain a fault."""
+        return f" (from {self.began:.3f} to {self.ended():.3f}, told {time.time():.3f}; {', '.join(blows[-5:])})"
+
+    def ended(self) -> float:
+        """When it ended by itself; 0 if it did not."""
+        try:
+            return Path(ENDED, self.name).stat().st_mtime
+        except FileNotFoundError:
+            return 0
+
+    def ended_unseen(self) -> bool:
+        """Whether it ended by itself while neither papad nor the nursery was there."""
+        return any(since - LAG <= self.ended() <= until for since, until in both_gone)

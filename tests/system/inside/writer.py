@@ -1,4 +1,7 @@
-"""Writes numbered lines to both streams, in chunks of all sizes, and ends as it is told: NAME LINES ENDING SEED."""
+"""Writes numbered lines to both streams, in chunks of all sizes, and ends as it is told: NAME LINES ENDING SEED.
+
+Leaves a file of its name, which tells when it ended.
+"""
 
 import os
 import random
@@ -22,6 +25,9 @@ while min(done.values()) < lines:
     write(fd, b"".join(b"%s:%s:%08d\n" % (name.encode(), stream.encode(), done[fd] + i) for i in range(many)))
     done[fd] += many
     time.sleep(chance.choice((0, 0.001, 0.02)))
+os.makedirs("/run/writer-ended", exist_ok=True)
+with open(f"/run/writer-ended/{name}", "w"):
+    pass
 if ending < 0:
     os.kill(os.getpid(), -ending)
 os._exit(ending)

@@ -101,4 +101,4 @@ def test_the_address_may_be_a_function_that_connects(papad: Daemon) -> None:
         return sock
 
     with no_new_fds(), Client(connected) as client:
-        assert client.describe("server")[0]["pid"] == papad.popen.pid
+        assert client.describe("server")[0]["pid"] == papad.pid

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from papad.daemon.main import EXIT_CONFIG
-from tests.support.papad import REPOSITORY, running_papad
+from tests.support.papad import REPOSITORY, Talk, running_papad
 
 
 def papad(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -98,3 +98,37 @@ def test_exit_if_idle_ends_it_when_the_last_client_has_gone_and_only_then(tmp_pa
         assert daemon.popen.wait(10) == 0
         returned = daemon.popen.returncode
     assert returned == 0
+
+
+def test_under_a_service_manager_what_cannot_be_served_is_left_out_and_the_rest_is_served(tmp_path: Path) -> None:
+    """A later papad may have stored something that this one does not know."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, socket.socket(socket.AF_UNIX) as good:
+        manager.bind(str(tmp_path / "notify"))
+        good.bind(str(tmp_path / "s"))
+        good.listen()
+        other = os.memfd_create("later")
+        script = (
+            "import fcntl, os, sys; fds = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 50) for fd in sys.argv[1:]];"
+            "[os.dup2(fd, 3 + i) for i, fd in enumerate(fds)];"
+            "os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.executable, [sys.executable, '-m', 'papad.daemon.main'])"
+        )
+        environ = {"PATH": str(tmp_path), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "later-thing:papad.socket"}
+        environ |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "RUNTIME_DIRECTORY": str(tmp_path)}
+        fds = [other, good.fileno()]
+        popen = subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, fds)], cwd=REPOSITORY, env=environ, pass_fds=fds
+        )
+        os.close(other)
+        try:
+            with Talk(str(tmp_path / "s")) as talk:
+                assert talk.ask("get a") == ""
+        finally:
+            popen.terminate()
+            assert popen.wait(20) == 0
+        said = b""
+        manager.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while more := manager.recv(4096):
+                said += more + b"\n"
+        assert b"READY=1" in said
+        assert b"FDSTOREREMOVE=1\nFDNAME=later-thing" not in said

@@ -198,7 +198,7 @@ def test_connections_that_come_and_go_leave_no_descriptor(papad: Daemon) -> None
     def settled() -> dict[int, str]:
         with papad.connect() as probe:
             probe.ask("get x")
-            return {fd: what for fd, what in open_fds(papad.popen.pid).items() if what.startswith(("socket", "pipe"))}
+            return {fd: what for fd, what in open_fds(papad.pid).items() if what.startswith(("socket", "pipe"))}
 
     before = len(settled())
     for number in range(60):
@@ -237,11 +237,11 @@ def test_a_stranger_reads_why_it_is_refused(papad: Daemon) -> None:
 
 def test_a_peer_that_closed_after_its_command_gets_nothing_executed_over_tcp(papad: Daemon) -> None:
     """It sends and closes while papad is stopped, so that it has surely gone when papad looks."""
-    papad.popen.send_signal(signal.SIGSTOP)
+    os.kill(papad.pid, signal.SIGSTOP)
     for _ in range(50):
         with socket.create_connection(("127.0.0.1", papad.port), 5) as sock:
             sock.sendall(b"set ghost executed\n")
-    papad.popen.send_signal(signal.SIGCONT)
+    os.kill(papad.pid, signal.SIGCONT)
     assert papad.ask("get ghost") == ""
 
 

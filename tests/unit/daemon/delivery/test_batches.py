@@ -243,7 +243,7 @@ def test_an_acknowledgement_that_cannot_be_recorded_is_logged_and_its_output_com
         closed = b"closed:a:1000.0:3\n] "
         assert await its.begun() == closed
         with monkeypatch.context() as patch, caplog.at_level(logging.ERROR, "papad"):
-            patch.setattr(its.home.vault, "erase", refuse)
+            patch.setattr(its.home.store, "erase", refuse)
             its.channel.take("-")
         assert "cannot record an acknowledgement; its output will be sent again: the store is full" in caplog.text
         assert await its.got() == closed

@@ -49,14 +49,15 @@ def test_several_processes_are_merged_by_time_and_cut_by_it(papad: Daemon) -> No
 def test_what_is_lost_is_told_and_positions_go_on(papad: Daemon) -> None:
     papad.ask("make process a bufsize=10 /bin/sh -c printf\\ 0123456789abcdef")
     facts = ended(papad, "a")
-    assert (facts["captured"], facts["buffered"], facts["lost"]) == (16, 10, 6)
-    assert read(papad, "output")[0] == ("lost", "a", 6, 6)
-    assert b"".join(each[2] for each in read(papad, "output") if each[0] == "out") == b"6789abcdef"
-    assert read(papad, f"output after.{facts['id']}=12") == [("out", "a", b"cdef", 12), ("closed", "a", 0, 16)]
+    assert (facts["captured"], facts["buffered"], facts["lost"]) == (16, 6, 10)
+    assert read(papad, "output")[0] == ("lost", "a", 10, 10)
+    assert b"".join(each[2] for each in read(papad, "output") if each[0] == "out") == b"abcdef"
+    after = read(papad, f"output after.{facts['id']}=12")
+    assert (b"".join(each[2] for each in after[:-1]), after[-1]) == (b"cdef", ("closed", "a", 0, 16))
     assert read(papad, f"output after.{facts['id']}=16") == [("closed", "a", 0, 16)]
-    assert read(papad, f"output after.{facts['id']}=7 before.{facts['id']}=9") == [("out", "a", b"78", 7)]
-    assert read(papad, f"output before.{facts['id']}=9") == [("lost", "a", 6, 6), ("out", "a", b"678", 6)]
-    assert read(papad, f"output before.{facts['id']}=5") == []
+    assert read(papad, f"output after.{facts['id']}=11 before.{facts['id']}=13") == [("out", "a", b"bc", 11)]
+    assert read(papad, f"output before.{facts['id']}=13") == [("lost", "a", 10, 10), ("out", "a", b"abc", 10)]
+    assert read(papad, f"output before.{facts['id']}=9") == []
     assert papad.ask("output after.x=1").startswith("Error: after.ID=POSITION wants two numbers")
     assert papad.ask("output before.1=x").startswith("Error: before.ID=POSITION wants two numbers")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -40,18 +41,18 @@ def heard(manager: socket.socket) -> tuple[list[str], list[int]]:
 
 def test_a_descriptor_is_stored_under_its_name_and_without_polling(manager: socket.socket) -> None:
     memfd = os.memfd_create("test")
-    Service().store("turn", memfd)
+    Service().hold("store", memfd)
     lines, fds = heard(manager)
-    assert sorted(lines) == ["FDNAME=turn", "FDPOLL=0", "FDSTORE=1"]
+    assert sorted(lines) == ["FDNAME=store", "FDPOLL=0", "FDSTORE=1"]
     assert [os.fstat(fd).st_ino for fd in fds] == [os.fstat(memfd).st_ino]
     for fd in (memfd, *fds):
         os.close(fd)
 
 
 def test_a_removal_comes_alone_with_its_name(manager: socket.socket) -> None:
-    Service().unstore("vault-3")
+    Service().drop("socket-64-web")
     lines, fds = heard(manager)
-    assert (sorted(lines), fds) == (["FDNAME=vault-3", "FDSTOREREMOVE=1"], [])
+    assert (sorted(lines), fds) == (["FDNAME=socket-64-web", "FDSTOREREMOVE=1"], [])
 
 
 def test_states_go_in_one_message(manager: socket.socket) -> None:
@@ -59,26 +60,32 @@ def test_states_go_in_one_message(manager: socket.socket) -> None:
     assert heard(manager) == (["READY=1", "STATUS=2 sockets"], [])
 
 
-def test_a_barrier_goes_alone_with_one_descriptor_and_waits_until_it_is_closed(manager: socket.socket) -> None:
-    ended, tell = os.pipe()
+def test_a_barrier_goes_alone_with_one_descriptor_and_waits_until_it_is_closed(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_BARRIER_SECONDS", 60)
 
-    def papad() -> None:
-        Service().barrier()
-        os.write(tell, b"passed")
+    async def papad() -> None:
+        passed = asyncio.ensure_future(Service().barrier())
+        await asyncio.sleep(0)
+        lines, fds = heard(manager)
+        assert (lines, len(fds)) == (["BARRIER=1"], 1)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not passed.done()
+        os.close(fds[0])
+        await asyncio.wait_for(passed, 20)
 
-    pid = os.fork()
-    if pid == 0:
-        os._exit(in_child(papad))
-    lines, fds = heard(manager)
-    assert (lines, len(fds)) == (["BARRIER=1"], 1)
-    os.set_blocking(ended, False)
-    with pytest.raises(BlockingIOError):
-        os.read(ended, 10)
-    os.close(fds[0])
-    assert os.waitpid(pid, 0)[1] == 0
-    assert os.read(ended, 10) == b"passed"
-    os.close(ended)
-    os.close(tell)
+    asyncio.run(papad())
+
+
+def test_a_barrier_that_the_manager_does_not_reach_is_given_up(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_BARRIER_SECONDS", 0.05)
+    asyncio.run(Service().barrier())
+    (fd,) = heard(manager)[1]
+    os.close(fd)
 
 
 def test_a_manager_that_has_gone_is_one_clear_error_when_it_matters_and_none_otherwise(
@@ -88,9 +95,9 @@ def test_a_manager_that_has_gone_is_one_clear_error_when_it_matters_and_none_oth
     os.unlink(tmp_path / "notify")
     memfd = os.memfd_create("test")
     with pytest.raises(Error, match="systemd cannot be asked to keep this"):
-        made.store("turn", memfd)
-    made.unstore("turn")
-    made.barrier()
+        made.hold("store", memfd)
+    made.drop("store")
+    asyncio.run(made.barrier())
     os.close(memfd)
 
 
@@ -98,24 +105,14 @@ def test_without_a_manager_everything_is_harmless() -> None:
     with no_new_fds():
         made = Service()
         made.notify("READY=1")
-        made.store("turn", 0)
-        made.unstore("turn")
-        made.barrier()
+        made.hold("store", 0)
+        made.drop("store")
+        asyncio.run(made.barrier())
         assert (made.managed, made.user, made.control, made.stored) == (False, False, [], {})
 
 
 def test_passed_descriptors_are_told_apart_by_their_names() -> None:
-    names = [
-        "papad.socket",
-        "socket-64-web",
-        "vault-1",
-        "vault-2",
-        "turn",
-        "nursery",
-        "staging-r",
-        "connection",
-        "turn",
-    ]
+    names = ["papad.socket", "socket-64-web", "store", "staging-r", "staging-w", "connection", "storefront", "store"]
 
     def papad() -> None:
         for number in range(3, 3 + len(names)):
@@ -127,24 +124,14 @@ def test_passed_descriptors_are_told_apart_by_their_names() -> None:
             "NOTIFY_SOCKET": "/nowhere",
         }
         made = Service()
-        assert made.control == [3, 10]
-        stored = {"socket-64-web": 4, "vault-1": 5, "vault-2": 6, "turn": 7, "nursery": 8, "staging-r": 9}
+        assert made.control == [3, 8, 9]
+        stored = {"socket-64-web": 4, "store": 5, "staging-r": 6, "staging-w": 7}
         assert made.stored == stored
         assert not any(os.get_inheritable(fd) for fd in (*made.control, *stored.values()))
         with pytest.raises(OSError, match="Bad file"):
-            os.fstat(11)  # the second of the same name
+            os.fstat(10)  # the second of the same name
 
     assert in_child(papad) == 0
-
-
-def test_what_nothing_claims_is_closed_and_dropped(manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Service()
-    monkeypatch.setattr(made, "barrier", lambda: None)
-    made.stored = {"turn": os.memfd_create("test"), "nursery": os.memfd_create("test")}
-    made.discard(["turn"])
-    assert sorted(heard(manager)[0]) == ["FDNAME=turn", "FDSTOREREMOVE=1"]
-    assert made.stored.keys() == {"nursery"}
-    os.close(made.stored.pop("nursery"))
 
 
 @pytest.mark.parametrize(

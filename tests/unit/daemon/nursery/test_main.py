@@ -1,117 +1,52 @@
-"""The nursery as the program that it is: what it starts, how it starts it, and that it forgets nothing unacknowledged."""
+"""The nursery as the program that it is: what it starts and when, what it holds, and that it forgets nothing."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
+import resource
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from papad.daemon.durable import parcel
-from tests.support.papad import REPOSITORY, open_fds
+from tests.support.nurseries import LONG, Daemon, Nursery, children, pipe
+from tests.support.papad import in_child, open_fds
 from tests.support.waiting import wait_until
 
-NOTHING = {"env": {}, "rlimits": {}, "working_dir": None, "uid": None, "gid": None, "groups": None, "nofile": 1024}
-Report = dict[str, Any]
 
-
-class Nursery:
-    """A running nursery and papad's end of its channel."""
-
-    def __init__(self) -> None:
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.channel.settimeout(10)
-        # A parent like those found in the wild: signals ignored and blocked, an odd umask.
-        with theirs:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", "papad.daemon.nursery.main", str(theirs.fileno())],
-                cwd=REPOSITORY,
-                pass_fds=[theirs.fileno()],
-                umask=0o077,
-            )
-        self.last_id = 0
-        self.pidfds: list[int] = []
-        assert self.hear() == {"what": "hello", "pid": self.popen.pid}
-
-    def say(self, **message: Any) -> None:
-        parcel.send(self.channel, message)
-
-    def hear(self) -> Report:
-        data, fds = parcel.receive(self.channel)
-        assert data, "the nursery is gone"
-        self.pidfds += fds
-        report = parcel.unpack(data, fds)
-        assert len(fds) == (report["what"] == "forked")
-        return report
-
-    def spawn(self, *args: str, targets: dict[int, int] | None = None, **changes: Any) -> int:
-        """Ask for a process with these descriptors besides /dev/null for 0, 1 and 2; its id."""
-        self.last_id += 1
-        null = os.open(os.devnull, os.O_RDWR)
-        wanted = {0: null, 1: null, 2: null} | (targets or {})
-        message = {"do": "spawn", "id": self.last_id, "args": args, "targets": list(wanted), **NOTHING, **changes}
-        spilled = parcel.send(self.channel, message, list(wanted.values()))
-        parcel.close_all([null, *([] if spilled is None else [spilled])])
-        return self.last_id
-
-    def until(self, id: int, *whats: str) -> Report:
-        """Acknowledge everything until one of `whats` is said of the process."""
-        while True:
-            report = self.hear()
-            if "id" in report:
-                self.say(do="ack", id=report["id"], what=report["what"])
-            if report.get("id") == id and report["what"] in whats:
-                return report
-
-    def code(self, id: int) -> int:
-        report = self.until(id, "exited", "failed")
-        assert report["what"] == "exited", report
-        return int(report["code"])
-
-    def output(self, *args: str, targets: dict[int, int] | None = None, **changes: Any) -> str:
-        """What a process writes to its standard output before it ends well."""
-        reader, writer = os.pipe()
-        id = self.spawn(*args, targets={1: writer, **(targets or {})}, **changes)
-        os.close(writer)
-        with open(reader, "rb") as pipe:
-            text = pipe.read().decode(errors="surrogateescape")
-        assert self.code(id) == 0
-        return text
-
-    def close(self) -> None:
-        self.channel.close()
-        parcel.close_all(self.pidfds)
-        self.pidfds.clear()
+def at_end(reader: int) -> bool:
+    """Whether a pipe has no writer any more."""
+    poll = select.poll()
+    poll.register(reader, 0)
+    return bool(poll.poll(0))
 
 
 @pytest.fixture
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
-    try:
-        assert made.popen.wait(10) in (0, -signal.SIGKILL)
-    except subprocess.TimeoutExpired:
-        made.popen.kill()
-        made.popen.wait()
-        pytest.fail("the nursery stays, though papad is gone and no child is left")
+def our_orphans() -> Iterator[None]:
+    """Whoever loses its parent becomes a child of this process."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    yield
+    prctl(36, 0, 0, 0, 0)
 
 
 def test_every_exit_code_arrives(nursery: Nursery) -> None:
     ids = {nursery.spawn("/bin/sh", "-c", f"exit {code}"): code for code in range(256)}
-    found = {}
+    found: dict[int, int] = {}
     while len(found) < len(ids):
         report = nursery.hear()
-        nursery.say(do="ack", id=report["id"], what=report["what"])
+        nursery.acknowledge(report)
         if report["what"] == "exited":
             found[report["id"]] = report["code"]
     assert found == ids
@@ -126,132 +61,30 @@ def test_a_signal_is_a_negative_code_and_kills_by_default(nursery: Nursery, numb
     assert nursery.code(id) == -number
 
 
-FAILURES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "Bad command - [Errno 2] No such file or directory: '/no/such/thing'": (("/no/such/thing",), {}),
-    "Bad command - [Errno 2] No such file or directory: 'nothing'": (("nothing",), {}),
-    "Bad command - [Errno 13] Permission denied: '/etc/passwd'": (("/etc/passwd",), {}),
-    "Bad working_dir - [Errno 2] No such file or directory: '/no/dir'": (("/bin/true",), {"working_dir": "/no/dir"}),
-    "Bad working_dir - [Errno 20] Not a directory: '/etc/passwd'": (("/bin/true",), {"working_dir": "/etc/passwd"}),
-    "Bad rlimit - ": (("/bin/true",), {"rlimits": {"nofile": 1 << 40}}),
-    "Bad uid or gid - ": (("/bin/true",), {"uid": 1 << 40}),
-    "Bad command - ": (("/bin/echo", "x" * (1 << 18)), {}),
-}
-
-
-@pytest.mark.parametrize("message", FAILURES)
-def test_what_cannot_be_done_is_told_and_leaves_no_process(nursery: Nursery, message: str) -> None:
-    args, changes = FAILURES[message]
-    id = nursery.spawn(*args, **changes)
-    report = nursery.until(id, "failed", "spawned")
-    assert report["what"] == "failed"
-    assert report["error"].startswith(message)
-    assert nursery.code(nursery.spawn("/bin/true")) == 0
-    assert children(nursery) == []
-
-
-def children(nursery: Nursery) -> list[int]:
-    return [
-        int(pid) for pid in Path(f"/proc/{nursery.popen.pid}/task/{nursery.popen.pid}/children").read_text().split()
-    ]
-
-
-def test_a_child_has_the_given_descriptors_and_no_other(nursery: Nursery) -> None:
-    fds = {target: os.memfd_create(f"for-{target}") for target in (3, 64, 70, 900)}
-    listing = nursery.output("/bin/sh", "-c", "ls -l /proc/$$/fd", targets=fds, env={"PATH": "/bin:/usr/bin"})
-    words = [line.split() for line in listing.splitlines()[1:]]
-    links = {int(line[-3] if line[-1] != "(deleted)" else line[-4]): line[-1] for line in words}
-    assert links.keys() == {0, 1, 2, *fds}
-    named = {int(line[-4]): line[-2] for line in words if line[-1] == "(deleted)"}
-    assert named == {target: f"/memfd:for-{target}" for target in fds}
-    parcel.close_all(list(fds.values()))
-
-
-def test_descriptors_swap_places_without_treading_on_each_other(nursery: Nursery) -> None:
-    """The numbers that the nursery happens to receive them under are among the targets."""
-    fds = {target: os.memfd_create(f"for-{target}") for target in range(20, 2, -1)}
-    listing = nursery.output(
-        "/bin/sh", "-c", "readlink /proc/$$/fd/*; true", targets=fds, env={"PATH": "/bin:/usr/bin"}
-    )
-    names = [line.split()[0] for line in listing.splitlines() if "memfd" in line]
-    assert sorted(names) == sorted(f"/memfd:for-{target}" for target in fds)
-    parcel.close_all(list(fds.values()))
-
-
-def test_more_descriptors_than_fit_into_one_message_arrive(nursery: Nursery) -> None:
-    fds = [os.memfd_create("test") for _ in range(300)]
-    parcel.send(nursery.channel, {"do": "descriptors"}, fds[:240])
-    reader, writer = os.pipe()
-    message = {"do": "spawn", "id": 1, "args": ["/bin/sh", "-c", "ls /proc/$$/fd"], **NOTHING, "env": {"PATH": "/bin"}}
-    parcel.send(nursery.channel, message | {"targets": [*range(3, 303), 0, 1, 2]}, [*fds[240:], writer, writer, writer])
-    parcel.close_all([*fds, writer])
-    with open(reader) as pipe:
-        assert sorted(map(int, pipe.read().split())) == list(range(303))
-    assert nursery.code(1) == 0
-
-
-def test_missing_descriptors_are_an_error_and_not_a_wrong_process(nursery: Nursery) -> None:
-    nursery.say(do="spawn", id=1, args=["/bin/true"], targets=[0, 1, 2], **NOTHING)
-    assert nursery.until(1, "failed", "spawned")["what"] == "failed"
-
-
-def test_a_child_begins_in_a_clean_state(nursery: Nursery) -> None:
-    script = "cat /proc/self/status; umask; ulimit -n; cut -d' ' -f5,6 /proc/$$/stat; echo $$; pwd"
-    lines = nursery.output("/bin/sh", "-c", script, env={"PATH": "/bin:/usr/bin"}, nofile=321).splitlines()
-    status = dict(line.split(":\t") for line in lines if ":\t" in line)
-    settable = sum(1 << number - 1 for number in signal.valid_signals())  # 32 and 33 are the C library's own
-    states = {name: int(status[name], 16) & settable for name in ("SigBlk", "SigIgn", "ShdPnd")}
-    assert states == dict.fromkeys(("SigBlk", "SigIgn", "ShdPnd"), 0)
-    umask, nofile, group_and_session, pid, directory = lines[-5:]
-    assert (umask, nofile, directory) == ("0022", "321", str(REPOSITORY))
-    assert group_and_session == f"{pid} {pid}"
-
-
-def test_the_environment_is_exactly_the_given_one(nursery: Nursery) -> None:
-    assert nursery.output("/usr/bin/env") == ""
-    env = {"A": "", "B": "x=y z", "caf\u00e9": "\udce9", "PATH": "/nowhere"}
-    lines = nursery.output("/usr/bin/env", env=env).splitlines()
-    assert sorted(lines) == sorted(f"{name}={value}" for name, value in env.items())
-
-
-def test_a_command_is_sought_along_the_path_that_the_process_gets(nursery: Nursery, tmp_path: Path) -> None:
-    program = tmp_path / "program"
-    program.write_text("#!/bin/sh\necho mine\n")
-    program.chmod(0o755)
-    assert nursery.output("program", env={"PATH": f"/nowhere:{tmp_path}"}) == "mine\n"
-    assert nursery.output("echo", "default", env={}) == "default\n"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process as another user")
-def test_a_process_of_another_user_has_that_users_groups_only(nursery: Nursery) -> None:
-    text = nursery.output("/usr/bin/id", uid=65534, gid=12, groups=[12, 13])
-    assert "uid=65534" in text
-    assert "gid=12" in text
-    assert {word.partition("(")[0] for word in text.split("groups=")[1].split(",")} == {"12", "13"}
-
-
-def test_rlimits_are_set_soft_and_hard(nursery: Nursery) -> None:
-    limits = {"core": 0, "nofile": 77, "as": 1 << 33}
-    text = nursery.output("/bin/cat", "/proc/self/limits", rlimits=limits)
-    rows = {line[:26].strip(): line[26:].split()[:2] for line in text.splitlines()}
-    assert rows["Max open files"] == ["77", "77"]
-    assert rows["Max core file size"] == ["0", "0"]
-    assert rows["Max address space"] == [str(1 << 33)] * 2
-
-
-def test_reports_are_repeated_after_a_sync_until_they_are_acknowledged(nursery: Nursery) -> None:
+def test_reports_are_told_again_until_they_are_acknowledged(nursery: Nursery) -> None:
     id = nursery.spawn("/bin/sh", "-c", "exit 7")
-    first = [nursery.hear() for _ in range(3)]
-    assert [report["what"] for report in first] == ["forked", "spawned", "exited"]
-    nursery.say(do="sync", number=5)
-    assert [nursery.hear() for _ in range(4)] == [*first, {"what": "synced", "pid": nursery.popen.pid, "number": 5}]
-    nursery.say(do="ack", id=id, what="spawned")
-    nursery.say(do="sync")
-    assert [nursery.hear()["what"] for _ in range(3)] == ["forked", "exited", "synced"]
-    nursery.say(do="ack", id=id, what="exited")
-    nursery.say(do="ack", id=id, what="forked")
+    forked = nursery.forked(id)
+    assert nursery.hello() == ({}, [forked])
+    nursery.reconnect()
+    assert nursery.hello() == ({}, [forked])
+    assert [pid_of(pidfd) for pidfd in nursery.pidfds] == [forked["pid"]] * 3
+    nursery.acknowledge(forked)
+    after = [nursery.hear() for _ in range(2)]
+    assert [(report["what"], report["id"]) for report in after] == [("spawned", id), ("exited", id)]
+    nursery.reconnect()
+    assert nursery.hello() == ({}, after)
+    assert nursery.hello() == ({}, after)
+    nursery.acknowledge(after[0])
+    assert nursery.hello() == ({}, after[1:])
     nursery.say(do="ack", id=id, what="nothing")
-    nursery.say(do="sync")
-    assert nursery.hear()["what"] == "synced"
+    nursery.say(do="ack", id=id + 1, what="exited")
+    assert nursery.hello() == ({}, after[1:])
+    nursery.acknowledge(after[1])
+    assert nursery.hello() == ({}, [])
+
+
+def pid_of(pidfd: int) -> int:
+    return int(Path(f"/proc/self/fdinfo/{pidfd}").read_text().rpartition("\nPid:")[2].split()[0])
 
 
 def test_reports_that_nobody_reads_wait_and_then_all_arrive(nursery: Nursery) -> None:
@@ -259,39 +92,36 @@ def test_reports_that_nobody_reads_wait_and_then_all_arrive(nursery: Nursery) ->
     count = 300
     fds = open_fds(nursery.popen.pid)
     ids = [nursery.spawn("/bin/true") for _ in range(count)]
-    wait_until(lambda: nursery_is_idle(nursery), "everything was started and has ended", 30)
-    nursery.say(do="sync")
-    wait_until(lambda: nursery_is_idle(nursery), "sync was heard")
+    wait_until(lambda: is_idle(nursery) and len(children(nursery)) == count, "everything was forked", 30)
+    nursery.say(do="hello", number=1)
+    wait_until(lambda: is_idle(nursery), "hello was heard")
     nursery.popen.send_signal(signal.SIGSTOP)
     seen: set[tuple[str, int]] = set()
     for _ in range(30):
         hear_and_acknowledge(nursery, seen)
+    assert len(seen) == 30
     nursery.popen.send_signal(signal.SIGCONT)
-    while hear_and_acknowledge(nursery, seen):
-        pass
+    while len(seen) < 3 * count:
+        hear_and_acknowledge(nursery, seen)
     assert seen == {(what, id) for what in ("forked", "spawned", "exited") for id in ids}
-    nursery.say(do="sync")
-    assert nursery.hear()["what"] == "synced"
+    assert nursery.hello() == ({}, [])
     assert open_fds(nursery.popen.pid) == fds
 
 
-def hear_and_acknowledge(nursery: Nursery, seen: set[tuple[str, int]]) -> bool:
-    """Whether there was one more report before the end of the sync."""
-    report = nursery.hear()
-    parcel.close_all(nursery.pidfds)
-    nursery.pidfds.clear()
-    if report["what"] == "synced":
-        return False
-    seen.add((report["what"], report["id"]))
-    nursery.say(do="ack", id=report["id"], what=report["what"])
-    return True
+def hear_and_acknowledge(nursery: Nursery, seen: set[tuple[str, int]]) -> None:
+    data, fds = parcel.receive(nursery.channel)
+    parcel.close_all(fds)  # none, where an old copy was acknowledged
+    report = parcel.unpack(data, [])
+    if "id" in report:
+        seen.add((report["what"], report["id"]))
+        nursery.acknowledge(report)
 
 
-def nursery_is_idle(nursery: Nursery) -> bool:
-    """It has read all requests, has no children, and sleeps."""
+def is_idle(nursery: Nursery) -> bool:
+    """It has read all requests, and sleeps."""
     _, writable, _ = select.select([], [nursery.channel], [], 0)
     stat = Path(f"/proc/{nursery.popen.pid}/stat").read_text().rpartition(")")[2].split()
-    return bool(writable) and not children(nursery) and stat[0] == "S" and _unread(nursery.channel) == 0
+    return bool(writable) and stat[0] == "S" and _unread(nursery.channel) == 0
 
 
 def _unread(sock: socket.socket) -> int:
@@ -299,20 +129,32 @@ def _unread(sock: socket.socket) -> int:
 
 
 def test_it_outlives_papad_until_its_last_child_has_ended(nursery: Nursery) -> None:
-    reader, writer = os.pipe()
-    id = nursery.spawn("/bin/sh", "-c", "read x", targets={0: reader})
-    os.close(reader)
-    pid = nursery.until(id, "forked")["pid"]
-    nursery.until(id, "spawned")
-    nursery.channel.close()
-    with pytest.raises(subprocess.TimeoutExpired):
-        nursery.popen.wait(0.3)
-    os.kill(pid, 0)
-    os.close(writer)
+    with pipe() as (reader, _):
+        id = nursery.spawn("/bin/sh", "-c", "read x", targets={0: reader})
+        pid = nursery.until(id, "forked")["pid"]
+        nursery.until(id, "spawned")
+        nursery.channel.close()
+        with pytest.raises(subprocess.TimeoutExpired):
+            nursery.popen.wait(0.3)
+        os.kill(pid, 0)
     assert nursery.popen.wait(10) == 0
 
 
-def test_sigterm_ends_it_once_its_children_have_ended(nursery: Nursery) -> None:
+def test_it_outlives_papad_as_long_as_it_holds_something(nursery: Nursery) -> None:
+    fd = os.memfd_create("test")
+    nursery.hold("a", fd)
+    nursery.channel.close()
+    with pytest.raises(subprocess.TimeoutExpired):
+        nursery.popen.wait(0.3)
+    nursery.reconnect()
+    assert nursery.hello()[0] == {"a": os.fstat(fd).st_ino}
+    nursery.say(do="drop", name="a")
+    nursery.channel.close()
+    assert nursery.popen.wait(10) == 0
+    os.close(fd)
+
+
+def test_sigterm_ends_it_once_its_children_have_ended_and_that_is_acknowledged(nursery: Nursery) -> None:
     id = nursery.spawn("/bin/sleep", "60")
     pid = nursery.until(id, "forked")["pid"]
     nursery.until(id, "spawned")
@@ -322,7 +164,41 @@ def test_sigterm_ends_it_once_its_children_have_ended(nursery: Nursery) -> None:
     os.kill(pid, signal.SIGTERM)
     report = nursery.hear()
     assert (report["what"], report["id"], report["code"]) == ("exited", id, -signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        nursery.popen.wait(0.3)
+    nursery.acknowledge(report)
+    assert nursery.popen.wait(5) == 0
+
+
+def test_after_sigterm_the_last_exits_wait_for_a_papad_that_comes_later(nursery: Nursery) -> None:
+    fd = os.memfd_create("test")
+    nursery.hold("a", fd)
+    id = nursery.spawn("/bin/sleep", "60")
+    pid = nursery.until(id, "forked")["pid"]
+    nursery.until(id, "spawned")
+    nursery.channel.close()
+    nursery.popen.send_signal(signal.SIGTERM)
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the child is reaped")
+    nursery.reconnect()
+    held, (report,) = nursery.hello()
+    assert held == {"a": os.fstat(fd).st_ino}
+    assert (report["what"], report["id"], report["code"]) == ("exited", id, -signal.SIGTERM)
+    nursery.acknowledge(report)
+    assert nursery.popen.wait(5) == 0, "it would stay, for what it holds"
+    os.close(fd)
+
+
+@pytest.mark.parametrize("present", [True, False], ids=["a papad that says nothing", "no papad"])
+def test_after_sigterm_it_does_not_wait_for_an_acknowledgement_for_ever(present: bool) -> None:
+    nursery = Nursery(linger=0.5)
+    id = nursery.spawn("/bin/true")
+    nursery.until(id, "spawned")
+    if not present:
+        nursery.channel.close()
+    nursery.popen.send_signal(signal.SIGTERM)
     assert nursery.popen.wait(10) == 0
+    nursery.close()
 
 
 def test_sigint_and_sighup_of_a_terminal_do_not_end_it(nursery: Nursery) -> None:
@@ -333,56 +209,361 @@ def test_sigint_and_sighup_of_a_terminal_do_not_end_it(nursery: Nursery) -> None
 
 def test_it_leaks_no_descriptor_and_no_zombie(nursery: Nursery) -> None:
     assert nursery.code(nursery.spawn("/bin/true")) == 0
-    nursery.say(do="sync")
-    assert nursery.hear()["what"] == "synced"
-    before = open_fds(nursery.popen.pid)
+    assert nursery.hello() == ({}, [])
+    before = sorted(open_fds(nursery.popen.pid))
     fd = os.memfd_create("test")
-    for number in range(70):
-        assert nursery.code(nursery.spawn("/bin/true", targets={64: fd})) == 0
-        assert nursery.until(nursery.spawn("/no/such/thing", targets={70: fd}), "failed")
+    for number in range(20):
+        ids = {nursery.spawn("/bin/true", targets={64: fd}, hold={f"{each}": fd, "a": fd}) for each in range(50)}
+        while ids:
+            report = nursery.hear()
+            nursery.acknowledge(report)
+            ids -= {report["id"]} if report["what"] == "exited" else set()
+        error = nursery.until(nursery.spawn(LONG, targets={70: fd}, hold={"b": fd}), "failed")["error"]
+        assert error == f"Bad command - [Errno {errno.ENAMETOOLONG}] File name too long: '{LONG}'"
         assert nursery.until(nursery.spawn("/bin/true", working_dir=f"/no/{number}"), "failed")
-    nursery.say(do="sync")
-    assert nursery.hear()["what"] == "synced"
-    assert open_fds(nursery.popen.pid) == before
-    assert children(nursery) == []
+        nursery.spawn(LONG)  # its report is told to nobody, then to two
+        nursery.reconnect()
+        nursery.hello()
+        nursery.reconnect()
+        held, reports = nursery.hello()
+        assert len(held) == 52
+        for report in reports:
+            nursery.acknowledge(report)
+        for name in held:
+            nursery.say(do="drop", name=name)
+        nursery.close_pidfds()
+    wait_until(lambda: nursery_forgot(nursery), "the last failure is acknowledged")
+    wait_until(lambda: children(nursery) == [], "no zombie is left")
+    assert sorted(open_fds(nursery.popen.pid)) == before
     os.close(fd)
 
 
+def nursery_forgot(nursery: Nursery) -> bool:
+    _, reports = nursery.hello()
+    for report in reports:
+        nursery.acknowledge(report)
+    return not reports
+
+
 def test_orphans_of_a_process_become_its_children_and_are_reaped(nursery: Nursery) -> None:
-    reader, writer = os.pipe()
-    text = nursery.output("/bin/sh", "-c", "(read x; exit 3) <&3 >/dev/null 2>&1 & echo $!", targets={3: reader})
-    os.close(reader)
-    orphan = int(text)
-    assert children(nursery) == [orphan]
-    os.close(writer)
+    with pipe() as (reader, _):
+        script = "(read x; exit 3) <&3 >/dev/null 2>&1 & echo $!"
+        orphan = int(nursery.output("/bin/sh", "-c", script, targets={3: reader}))
+        assert children(nursery) == [orphan]
     wait_until(lambda: not Path(f"/proc/{orphan}").exists(), "the orphan is reaped")
     assert nursery.code(nursery.spawn("/bin/true")) == 0
 
 
-def test_a_child_dies_with_a_nursery_that_was_killed_before_it_could_tell_of_it(nursery: Nursery) -> None:
-    """Stopped right after a fork it cannot be; but a child that is not let go does not exec."""
-    marker = os.memfd_create("test")
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_a_child_does_not_exec_before_it_is_acknowledged(nursery: Nursery, tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    id = nursery.spawn("/bin/sh", "-c", f"echo x >>{touched}; exit 5")
+    forked = nursery.forked(id)
     for _ in range(20):
-        nursery.spawn("/bin/sh", "-c", "echo ran >&3", targets={3: marker})
-    told = {nursery.hear()["id"]}
+        assert nursery.code(nursery.spawn("/bin/true")) == 0
+    assert command_line(forked["pid"]) == command_line(nursery.popen.pid)
+    assert not touched.exists()
+    nursery.acknowledge(forked)
+    nursery.acknowledge(forked)
+    assert nursery.code(id) == 5
+    assert touched.read_text() == "x\n"
+
+
+@pytest.mark.usefixtures("our_orphans")
+def test_what_was_not_acknowledged_never_runs_once_the_nursery_was_killed(nursery: Nursery) -> None:
+    ran = os.memfd_create("test")
+    reader, writer = os.pipe()
+    forked = {}
+    for _ in range(20):
+        id = nursery.spawn("/bin/sh", "-c", "echo x >>/dev/fd/3; read x; exit 9", targets={0: reader, 3: ran})
+        forked[id] = nursery.forked(id)["pid"]
+    os.close(reader)
+    released = list(forked)[::2]
+    for id in released:
+        nursery.say(do="ack", id=id, what="forked")
+    nursery.barrier()
     nursery.popen.kill()
     nursery.popen.wait()
-    with contextlib.suppress(AssertionError, OSError):
-        while True:
-            report = nursery.hear()
-            told.add(report["id"])
-    wait_until(lambda: _users(marker) == 1, "the children have ended")
-    assert parcel.read_all(marker).count(b"ran") <= len(told)
-    os.close(marker)
+    os.close(writer)
+    codes = {id: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for id, pid in forked.items()}
+    assert codes == {id: 9 if id in released else 127 for id in forked}
+    assert parcel.read_all(ran) == b"x\n" * len(released)
+    os.close(ran)
 
 
-def _users(fd: int) -> int:
-    """How many processes have the file open."""
-    inode = os.fstat(fd).st_ino
-    found = 0
-    for pid in filter(str.isdecimal, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            found += any(
-                os.stat(f"/proc/{pid}/fd/{number}").st_ino == inode for number in os.listdir(f"/proc/{pid}/fd")
-            )
-    return found
+@pytest.mark.usefixtures("our_orphans")
+def test_a_child_whose_gate_we_have_can_be_released_once_the_nursery_was_killed(nursery: Nursery) -> None:
+    """A gate that we close as well ends the child."""
+    nursery.keeps_gates = True
+    pids = [nursery.forked(nursery.spawn("/bin/sh", "-c", "exit 9"))["pid"] for _ in range(3)]
+    nursery.popen.kill()
+    nursery.popen.wait()
+    os.write(nursery.gates[0], b"!")
+    os.write(nursery.gates[1], b"!")
+    parcel.close_all(nursery.gates)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [9, 9, 127]
+
+
+@pytest.mark.parametrize("args", [("/bin/sh", "-c", "exit 9"), ("/bin/sh", "-c", "kill -9 $$"), ("/no/such/thing",)])
+def test_a_child_that_was_released_by_its_gate_may_end_before_the_nursery_hears_of_that(
+    nursery: Nursery, args: tuple[str, ...]
+) -> None:
+    nursery.keeps_gates = True
+    forked = nursery.forked(nursery.spawn(*args))
+    os.write(nursery.gates[0], b"!")
+    parcel.close_all(nursery.gates)
+    reports = [nursery.hear()]
+    if reports[0]["what"] == "spawned":
+        reports.append(nursery.hear())
+    assert all(report["id"] == forked["id"] for report in reports)
+    code = 9 if "exit 9" in args else -9
+    if args == ("/no/such/thing",):
+        assert [report["error"] for report in reports] == [
+            "Bad command - [Errno 2] No such file or directory: '/no/such/thing'"
+        ]
+    else:
+        assert [(report["what"], report.get("code")) for report in reports] == [("spawned", None), ("exited", code)]
+    nursery.acknowledge(forked)
+    assert nursery.hello()[1] == reports
+
+
+def test_a_child_that_was_released_by_its_gate_and_by_the_nursery_runs_once(nursery: Nursery) -> None:
+    nursery.keeps_gates = True
+    for args, what in ((("/bin/sh", "-c", "exit 9"), "exited"), (("/no/such/thing",), "failed")):
+        forked = nursery.forked(nursery.spawn(*args))
+        os.write(nursery.gates[-1], b"!")
+        nursery.acknowledge(forked)
+        report = nursery.until(forked["id"], "exited", "failed")
+        assert (report["what"], report.get("code")) == (what, 9 if what == "exited" else None)
+    parcel.close_all(nursery.gates)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_that_is_killed_before_it_is_released_has_failed(nursery: Nursery, number: signal.Signals) -> None:
+    id = nursery.spawn("/bin/sleep", "60")
+    forked = nursery.forked(id)
+    os.kill(forked["pid"], number)
+    assert nursery.hear() == {"what": "failed", "id": id, "error": "It was killed before it could start"}
+    nursery.acknowledge(forked)
+    assert [report["what"] for report in nursery.hello()[1]] == ["failed"]
+    assert children(nursery) == []
+
+
+def test_a_child_that_is_called_off_never_runs_and_has_failed(nursery: Nursery, tmp_path: Path) -> None:
+    id = nursery.spawn("/bin/touch", f"{tmp_path}/touched")
+    nursery.forked(id)
+    nursery.say(do="cancel", id=id)
+    assert nursery.until(id, "failed", "spawned")["what"] == "failed"
+    assert not (tmp_path / "touched").exists()
+    running = nursery.spawn("/bin/sh", "-c", "exit 4")
+    nursery.until(running, "forked")
+    nursery.say(do="cancel", id=running)
+    nursery.say(do="cancel", id=id)
+    assert nursery.code(running) == 4
+
+
+class Hanging:
+    """A program whose exec hangs until `go`: the lease that this process has on it must be given back first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = shutil.copy("/bin/true", f"{folder}/hanging")
+        self.fd = os.open(self.path, os.O_RDONLY)
+        fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)  # which is ignored
+        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    def wait(self) -> None:
+        """Return once somebody's exec hangs."""
+        wait_until(lambda: fcntl.fcntl(self.fd, fcntl.F_GETLEASE) != fcntl.F_WRLCK, "the exec hangs")
+
+    def go(self) -> None:
+        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[Hanging]:
+    made = Hanging(tmp_path)
+    yield made
+    os.close(made.fd)
+
+
+def test_an_exec_that_hangs_delays_nobody_else(nursery: Nursery, hanging: Hanging) -> None:
+    with pipe() as (reader, writer), pipe() as (dropped, hold):
+        living = nursery.spawn("/bin/sh", "-c", "read x; exit 3", targets={0: reader})
+        nursery.until(living, "spawned")
+        nursery.hold("a", hold)
+        os.close(hold)
+        id = nursery.spawn(hanging.path)
+        nursery.until(id, "forked")
+        hanging.wait()
+        waiting = nursery.spawn("/bin/true")
+        forked = nursery.forked(waiting)
+        assert nursery.code(nursery.spawn("/bin/sh", "-c", "exit 6")) == 6
+        assert nursery.until(nursery.spawn("/no/such/thing"), "failed")
+        os.write(writer, b"\n")
+        assert nursery.code(living) == 3
+        assert not at_end(dropped)
+        nursery.say(do="drop", name="a")
+        nursery.barrier()
+        wait_until(lambda: at_end(dropped), "what was dropped is closed everywhere")
+        nursery.reconnect()
+        assert nursery.hello() == ({}, [forked])
+        nursery.acknowledge(forked)
+        assert nursery.code(waiting) == 0
+        assert command_line(children(nursery)[0]) == command_line(nursery.popen.pid)
+        hanging.go()
+        assert nursery.until(id, "spawned", "exited", "failed")["what"] == "spawned"
+        assert nursery.code(id) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_that_is_killed_in_an_exec_that_hangs_has_exited(
+    nursery: Nursery, hanging: Hanging, number: signal.Signals
+) -> None:
+    id = nursery.spawn(hanging.path)
+    pid = nursery.until(id, "forked")["pid"]
+    hanging.wait()
+    os.kill(pid, number)
+    assert nursery.code(id) == -number
+
+
+@pytest.mark.usefixtures("our_orphans")
+def test_a_nursery_that_is_killed_while_an_exec_hangs_is_gone_at_once(nursery: Nursery, hanging: Hanging) -> None:
+    """Papad sees it, and a new papad does not wait for it; the child does as it was told."""
+    id = nursery.spawn(hanging.path)
+    pid = nursery.until(id, "forked")["pid"]
+    hanging.wait()
+    nursery.popen.kill()
+    nursery.popen.wait()
+    wait_until(nursery.lost, "papad sees the end of the nursery", 5)
+    with pytest.raises(ConnectionRefusedError):
+        Daemon(nursery.address)
+    hanging.go()
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_what_it_holds_can_be_replaced_and_dropped(nursery: Nursery) -> None:
+    with pipe() as (first, replaced), pipe() as (second, dropped), pipe() as (third, kept):
+        nursery.hold("a", replaced)
+        nursery.hold("b", dropped)
+        parcel.close_all([replaced, dropped])
+        assert nursery.hello()[0] == {"a": os.fstat(first).st_ino, "b": os.fstat(second).st_ino}
+        nursery.hold("a", kept)
+        os.close(kept)
+        nursery.say(do="drop", name="b")
+        nursery.say(do="drop", name="c")
+        nursery.barrier()
+        assert [at_end(reader) for reader in (first, second, third)] == [True, True, False]
+        assert nursery.hello() == ({"a": os.fstat(third).st_ino}, [])
+        nursery.say(do="drop", name="a")
+        nursery.barrier()
+        assert at_end(third)
+        assert nursery.hello() == ({}, [])
+
+
+def test_all_that_it_holds_comes_back_in_its_order(nursery: Nursery) -> None:
+    """More than fit into one message, and more than the channel takes."""
+    held = {}
+    for number in range(1500):
+        fd = os.memfd_create("test")
+        held[f"name-{number * 7919 % 1500}-" + "n" * 40] = os.fstat(fd).st_ino
+        nursery.hold(list(held)[-1], fd)
+        os.close(fd)
+    nursery.reconnect()
+    found, _ = nursery.hello()
+    assert list(found.items()) == list(held.items())
+    for name in list(held)[:1450]:
+        nursery.say(do="drop", name=name)
+    assert list(nursery.hello()[0].items()) == list(held.items())[1450:]
+
+
+def test_what_is_dropped_while_hello_is_being_answered_does_not_disturb_the_answer(nursery: Nursery) -> None:
+    with pipe() as (reader, writer):
+        names = [f"{number}" for number in range(2000)]
+        for name in names:
+            nursery.hold(name, writer)
+        os.close(writer)
+        nursery.barrier()
+        for number in range(60):
+            nursery.say(do="hello", number=number)
+        for name in names:
+            nursery.say(do="drop", name=name)
+        wait_until(lambda: is_idle(nursery), "all was dropped, though nothing is read", 30)
+        while (report := nursery.hear()) != {"what": "synced", "number": 59}:
+            parcel.close_all(report.get("fds", []))
+        assert at_end(reader)
+        assert nursery.hello() == ({}, [])
+
+
+@pytest.mark.parametrize("leave", [True, False], ids=["a papad that has left", "one that is still there"])
+@pytest.mark.parametrize("listens", [True, False], ids=["and had heard all", "and had not heard all"])
+def test_all_that_the_older_papad_had_said_is_done_before_the_newest_is_served(
+    nursery: Nursery, leave: bool, listens: bool
+) -> None:
+    fd = os.memfd_create("test")
+    first = nursery.spawn("/bin/true")
+    if listens:
+        nursery.forked(first)
+    else:
+        wait_until(lambda: select.select([nursery.channel], [], [], 0)[0], "there is something to hear")
+    nursery.popen.send_signal(signal.SIGSTOP)
+    nursery.hold("a", fd)
+    second = nursery.spawn("/bin/true", hold={"b": fd})
+    nursery.hold("c", fd)
+    nursery.say(do="drop", name="a")
+    older = nursery.channel
+    if leave:
+        older.close()
+    nursery.channel = Daemon(nursery.address).channel
+    nursery.say(do="hello", number=1)
+    nursery.popen.send_signal(signal.SIGCONT)
+    held, reports = nursery.hello()
+    assert list(held) == ["b", "c"]
+    assert [(report["what"], report["id"]) for report in reports] == [("forked", first), ("forked", second)]
+    if not leave:
+        nursery.channel, newest = older, nursery.channel
+        wait_until(nursery.lost, "the older one sees that, once the new child has closed the channel too")
+        older.close()
+        nursery.channel = newest
+    for report in reports:
+        nursery.acknowledge(report)
+    assert nursery.code(second) == 0
+    os.close(fd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_is_turned_away(nursery: Nursery) -> None:
+    nursery.hold("a", nursery.channel.fileno())
+
+    def stranger() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        other = Daemon(nursery.address)  # nothing keeps anybody from this address
+        with contextlib.suppress(BrokenPipeError):
+            other.say(do="hello", number=1)
+        with pytest.raises((AssertionError, ConnectionResetError), match=r"the nursery is gone|reset by peer"):
+            other.hear()
+
+    assert in_child(stranger) == 0
+    assert nursery.code(nursery.spawn("/bin/true")) == 0
+    nursery.say(do="drop", name="a")
+
+
+def test_a_lack_of_descriptors_ends_nothing(nursery: Nursery) -> None:
+    pid, soft = nursery.popen.pid, resource.getrlimit(resource.RLIMIT_NOFILE)
+    living = nursery.spawn("/bin/sleep", "60")
+    child = nursery.until(living, "forked")["pid"]
+    nursery.until(living, "spawned")
+    nursery.barrier()
+    used = len(open_fds(pid))
+    for room in range(8):
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + room, soft[1]))
+        small = nursery.spawn("/bin/true")
+        nursery.until(small, "failed", "exited")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, soft)
+    assert nursery.code(nursery.spawn("/bin/true")) == 0
+    os.kill(child, signal.SIGKILL)
+    assert nursery.code(living) == -signal.SIGKILL

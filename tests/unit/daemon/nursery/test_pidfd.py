@@ -1,4 +1,4 @@
-"""What a pidfd tells of processes that are not our children: that they are reaped, and how they ended."""
+"""What a pidfd tells of processes that are not our children: which they are, that they are reaped, how they ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from papad.daemon.nursery import pidfd
+from papad.daemon.nursery import pidfd, proc
+from tests.support.papad import no_new_fds
 from tests.support.waiting import wait_until
 
 
@@ -99,3 +100,21 @@ def test_a_kernel_that_cannot_tell_is_no_failure(child: Child, error: int, monke
     child.reap()
     monkeypatch.setattr(pidfd.fcntl, "ioctl", refuse)
     assert pidfd.exit_code(child.fd) is None
+
+
+def test_a_process_is_found_again_by_its_pid_and_when_it_began(child: Child) -> None:
+    fd = pidfd.opened(child.pid, proc.start_ticks(child.pid))
+    signal.pidfd_send_signal(fd, signal.SIGKILL)
+    os.close(fd)
+    child.reap()
+
+
+def test_another_process_with_the_same_pid_is_not_taken_for_it(child: Child) -> None:
+    ticks = proc.start_ticks(child.pid)
+    with no_new_fds():
+        assert pidfd.opened(child.pid, ticks - 1) == -1
+        assert pidfd.opened(child.pid, 0) == -1
+        os.write(child.tell, b"\0")
+        child.reap()
+        assert pidfd.opened(child.pid, ticks) == -1
+        assert pidfd.opened(child.pid, 0) == -1

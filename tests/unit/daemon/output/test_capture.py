@@ -17,31 +17,34 @@ from hypothesis import strategies as st
 from papad.daemon.output import capture as capture_module
 from papad.daemon.output.capture import Capture
 from papad.daemon.output.ring import Ring
-from tests.support.papad import Store, dies_at, in_child, no_new_fds
+from tests.support.homes import StoreHome
+from tests.support.papad import dies_at, in_child, no_new_fds
 
 CALLS = ((os, "splice"), (os, "pwrite"), (os, "pread"), (fcntl, "fcntl"), (fcntl, "ioctl"))
 SIZES = ((1 << 16, "large"), (100, "wraps around"), (7, "tiny"), (1, "one byte"))
+NAMES = ("staging-r", "staging-w")
 
 
-class Scene:
-    """Two processes with two streams each, and a store; `start` is what a papad does with them when it starts."""
+class Scene(StoreHome):
+    """Two processes with two streams each; `start` is what a papad does with them when it starts."""
 
     def __init__(self, capacity: int) -> None:
-        self.store = Store()
-        self.rings = {id: Ring.create(capacity) for id in (11, 12)}
+        super().__init__()
+        self.rings = {id: Ring.create(self.store, capacity) for id in (11, 12)}
+        for id, ring in self.rings.items():
+            self.store.begin(f"process:{id}", {"range": list(ring.range)})
         self.pipes = {(id, stream): os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) for id in self.rings for stream in (0, 1)}
 
     def write(self, id: int, stream: int, data: bytes) -> None:
         assert os.write(self.pipes[id, stream][1], data) == len(data)
 
     def start(self) -> Capture:
-        """The next papad, in this process: the rings as they are in memory, the staging pipe as it is in the store."""
-        self.store = self.store.next()
-        for id, ring in self.rings.items():
-            self.rings[id] = Ring(os.dup(ring.fd))
-            ring.close()
-        capture = Capture(self.store)
+        """The next papad, in this process: the rings as the store has them, the staging pipe as it was held."""
+        self.restart()
+        self.rings = {id: Ring(self.store.fd, ring.start) for id, ring in self.rings.items()}
+        capture = Capture(self.homes, self.store)
         capture.finish(self.rings.get)
+        self.store.sweep()
         return capture
 
     def pump_all(self, capture: Capture) -> None:
@@ -58,10 +61,9 @@ class Scene:
         chunks = self.rings[id].read(0, 1 << 40)
         return b"".join(chunk.data for chunk in chunks if chunk.stream == stream)
 
-    def close(self) -> None:
-        self.store.close()
-        for ring in self.rings.values():
-            ring.close()
+    def end(self) -> None:
+        self.leave()
+        self.fd_store.close()
         for pipe in self.pipes.values():
             for fd in pipe:
                 os.close(fd)
@@ -73,19 +75,22 @@ def scene(capacity: int) -> Iterator[Scene]:
     try:
         yield made
     finally:
-        made.close()
+        made.end()
 
 
 def close(capture: Capture) -> None:
     """Capture lives as long as papad, so it has no method for this."""
-    for fd in (capture._null, capture._out, capture._in, capture._turn):
+    for fd in (capture._null, capture._out, capture._in):
         os.close(fd)
 
 
-def fill(made: Scene, mark: bytes, length: int = 30) -> dict[tuple[int, int], bytes]:
+SIZE = 35  # of what `fill` writes to each stream
+
+
+def fill(made: Scene, mark: bytes) -> dict[tuple[int, int], bytes]:
     texts = {}
     for id, stream in made.pipes:
-        texts[id, stream] = b"".join(b"%s%d%d%02d|" % (mark, id, stream, number) for number in range(length // 6))
+        texts[id, stream] = b"".join(b"%s%d%d%02d|" % (mark, id, stream, number) for number in range(SIZE // 7))
         made.write(id, stream, texts[id, stream])
     return texts
 
@@ -100,7 +105,9 @@ def assert_exactly_once(made: Scene, written: dict[tuple[int, int], bytes]) -> N
         assert sum(map(len, kept.values())) + ring.state.lost == total
         for stream, text in kept.items():
             assert written[id, stream].endswith(text)
-        assert sum(map(len, kept.values())) == min(total, ring.capacity)
+        assert ring.state.tail - ring.state.head <= ring.capacity
+        assert ring.state.lost == 0 or total > ring.capacity
+        assert any(kept.values()) or not total
 
 
 @pytest.mark.parametrize("capacity", [size for size, _ in SIZES], ids=[name for _, name in SIZES])
@@ -135,7 +142,7 @@ def test_killed_at_any_step_of_the_recovery_too_the_one_after_has_every_byte_onc
                 text = fill(made, b"A")
                 dies_at(step, CALLS, lambda made=made, first=first: made.pump_all(first))
                 close(first)
-                assert made.store.kept  # taken here, not by the child
+                assert made.fd_store.kept  # taken here, not by the child
                 alive = not dies_at(again, CALLS, made.start)
                 killed_twice += not alive
                 third = made.start()
@@ -147,21 +154,60 @@ def test_killed_at_any_step_of_the_recovery_too_the_one_after_has_every_byte_onc
     assert killed_twice > 50
 
 
-def test_killed_while_it_stores_the_staging_pipe_the_next_papad_makes_its_own() -> None:
+def test_killed_while_the_staging_pipe_is_held_the_next_papad_makes_its_own() -> None:
     for step in range(100):
         with scene(100) as made:
-            made.store = made.store.next()
-            alive = not dies_at(step, ((socket, "send_fds"), (os, "pipe2")), lambda made=made: Capture(made.store))
+            made.restart()
+            calls = ((socket, "send_fds"), (os, "pipe2"))
+            alive = not dies_at(step, calls, lambda made=made: Capture(made.homes, made.store))
             capture = made.start()
-            assert made.store.kept.keys() == {"staging-r", "staging-w", "turn"}
+            assert made.fd_store.kept.keys() == {"store", *NAMES}
             text = fill(made, b"A")
             made.pump_all(capture)
             assert_exactly_once(made, text)
             close(capture)
         if alive:
-            assert step == 8
+            assert step == 6
             return
     raise AssertionError("it never ended")
+
+
+@pytest.mark.parametrize("lost", [NAMES, NAMES[:1], NAMES[1:]], ids=["both ends", "end to read", "end to write"])
+def test_killed_at_any_step_with_the_staging_pipe_lost_too_only_what_was_on_its_way_is_lost(
+    lost: tuple[str, ...],
+) -> None:
+    """What was staged is lost, and counted if the ring was staged; nothing else can tell of it."""
+    seen = set()
+    alive, step = False, 0
+    while not alive:
+        with scene(1 << 16) as made:
+            first = made.start()
+            early = fill(made, b"A")
+            made.pump_all(first)
+            later = fill(made, b"B")
+            alive = not dies_at(step, CALLS, lambda made=made, first=first: made.pump_all(first))
+            in_pipe = first._staged()
+            was_staged = [ring for ring in made.rings.values() if Ring(ring.fd, ring.start).staged]
+            close(first)
+            for name in lost:
+                made.fd_store.drop(name)
+            second = made.start()
+            seen.add((bool(in_pipe), bool(was_staged)))
+            counted = sum(ring.state.lost for ring in made.rings.values())
+            gone = SIZE if was_staged else in_pipe
+            assert counted == (SIZE if was_staged else 0)
+            last = fill(made, b"C")
+            made.pump_all(second)
+            for (id, stream), text in later.items():
+                whole = early[id, stream] + text + last[id, stream]
+                kept = made.output(id, stream)
+                if kept != whole:
+                    assert kept == early[id, stream] + last[id, stream]
+                    gone -= SIZE
+            assert gone == 0
+            close(second)
+        step += 1
+    assert seen == {(False, False), (True, False), (True, True), (False, True)}
 
 
 def test_a_busy_pipe_grows_and_arrives_whole() -> None:
@@ -240,55 +286,109 @@ def test_bytes_in_the_staging_pipe_of_a_process_that_is_gone_are_dropped() -> No
         assert second.pump(made.pipes[12, 1][0], made.rings[12], 12, 1) == 4
         assert made.output(12, 1) == b"next"
         close(second)
-        ring.close()
 
 
-def full_ring(made: Scene) -> None:
-    """Make writes into the ring's data fail, as a lack of memory would: no file may be longer than its header."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+OUTPUT = b"".join(b"%03d" % number for number in range(300))
+
+# Where memory ends: so far into the ring, and so many bytes of OUTPUT find room. The index is in the second page.
+ENDS = {"index": (4096 + 16, 0), "data": (6592 + 8, 0), "part of the data": (6592 + 8 + 500, 500)}
 
 
-def test_output_that_cannot_be_stored_is_counted_and_the_next_is_kept() -> None:
+def without_memory(made: Scene, end: int) -> None:
+    """Make writes into a ring fail from there on, as a lack of memory would: no file may be longer."""
+    end += made.rings[11].start
+    resource.setrlimit(resource.RLIMIT_FSIZE, (end, end))
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_output_that_cannot_be_stored_is_counted_and_all_other_is_kept(end: str) -> None:
+    limit, room = ENDS[end]
     with scene(10_000) as made:
         first = made.start()
-        made.write(11, 0, b"x" * 900)
+        made.write(11, 0, b"earlier\n")
+        made.pump_all(first)
 
         def child() -> None:
-            full_ring(made)
-            assert first.pump(made.pipes[11, 0][0], made.rings[11], 11, 0) == 900
-            assert first._staged() == 0
+            without_memory(made, limit)
+            for again in range(3):
+                made.write(11, 0, OUTPUT)
+                assert first.pump(made.pipes[11, 0][0], made.rings[11], 11, 0) == 900
+                assert first._staged() == 0
+                assert made.output(11, 0) == b"earlier\n" + OUTPUT[:room]
+                assert made.rings[11].state.lost == 900 * (again + 1) - room
 
         assert in_child(child) == 0
         close(first)
         second = made.start()
         made.write(11, 0, b"next")
         made.pump_all(second)
-        assert made.rings[11].state.lost == 900
-        assert made.output(11, 0) == b"next"
+        assert made.rings[11].state.lost == 2700 - room
+        assert made.output(11, 0) == b"earlier\n" + OUTPUT[:room] + b"next"
         close(second)
 
 
-def test_killed_while_it_gives_up_output_that_cannot_be_stored_nothing_false_is_delivered() -> None:
+@pytest.mark.parametrize("pipe_lost", [False, True], ids=["", "and the staging pipe is lost"])
+@pytest.mark.parametrize("end", ENDS)
+def test_killed_while_it_gives_up_output_that_cannot_be_stored_nothing_false_is_delivered(
+    end: str, pipe_lost: bool
+) -> None:
+    limit, room = ENDS[end]
+    found = set()
     step = 0
     alive = False
     while not alive:
         with scene(10_000) as made:
             first = made.start()
-            made.write(11, 0, b"x" * 900)
+            made.write(11, 0, b"earlier\n")
+            made.pump_all(first)
+            made.write(11, 0, OUTPUT)
 
             def child(made: Scene = made, first: Capture = first) -> None:
-                full_ring(made)
+                without_memory(made, limit)
                 first.pump(made.pipes[11, 0][0], made.rings[11], 11, 0)
 
             alive = not dies_at(step, CALLS, child)
+            untold = first._staged() if pipe_lost and not Ring(made.store.fd, made.rings[11].start).staged else 0
             close(first)
+            for name in NAMES if pipe_lost else ():
+                made.fd_store.drop(name)
             second = made.start()
             made.pump_all(second)
-            assert made.output(11, 0) in (b"", b"x" * 900), f"step {step}"
-            assert made.rings[11].state.lost == 900 - len(made.output(11, 0))
+            kept = made.output(11, 0).removeprefix(b"earlier\n")
+            assert OUTPUT.startswith(kept), f"step {step}"
+            lost = made.rings[11].state.lost
+            assert lost + len(kept) in (900, 900 - untold), f"step {step}"
+            found.add(len(kept))
+            made.write(11, 0, b"next")
+            made.pump_all(second)
+            assert made.output(11, 0) == b"earlier\n" + kept + b"next"
+            assert made.rings[11].state.lost == lost
             close(second)
         step += 1
     assert step > 10
+    assert found == {900, room} | ({0} if pipe_lost else set())
+
+
+def test_what_was_given_up_is_not_counted_again_by_the_next_papad() -> None:
+    """Even when the number of lost bytes has changed since: a watcher acknowledged some that were overwritten."""
+    with scene(1800) as made:
+        first = made.start()
+        made.write(11, 0, b"x" * 1600)
+        made.pump_all(first)
+        made.write(11, 0, OUTPUT)
+
+        def child() -> None:
+            without_memory(made, 4096 + 64 * 16 + 1800 - 10)
+            first.pump(made.pipes[11, 0][0], made.rings[11], 11, 0)
+            assert made.rings[11].state.lost == 900 + 710
+            made.rings[11].acknowledge(0, 900)
+
+        assert in_child(child) == 0
+        close(first)
+        for _ in range(2):
+            close(made.start())
+            assert made.output(11, 0) == b"x" * 700 + OUTPUT[:190]
+            assert made.rings[11].state.lost == 710
 
 
 def test_a_capture_needs_no_new_descriptors() -> None:

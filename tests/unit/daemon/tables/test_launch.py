@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from papad.daemon.durable.vault import Vault
 from papad.daemon.tables.launch import Spec, inherit, parse_size, request, specify, standard_streams
 from papad.daemon.tables.sockets import Sockets
-from papad.daemon.tables.sockets import specify as specify_socket
 from papad.errors import Error
 from papad.protocol import wire
-from tests.support.papad import Daemon, Store, no_new_fds
+from tests.support.homes import SocketsHome, opened
+from tests.support.papad import Daemon, no_new_fds
 from tests.support.talks import ended, read
 
 
@@ -88,26 +87,11 @@ def test_a_shell_gets_the_command_as_one_argument() -> None:
 
 @pytest.fixture
 def sockets() -> Iterator[Sockets]:
-    store = Store()
-    with no_new_fds():
-        vault = Vault(store)
-        made = Sockets(store, vault)
-        for name, options in {
-            "a": {},
-            "b.c": {},
-            "r": {"reuseport": "1"},
-            "u": {"path": "/tmp/papad-unit-launch"},
-        }.items():
-            made.make(name, specify_socket(options))
-        yield made
-        made.remove([])
-        for segment in (*vault._segments.values(), vault._writer):
-            if segment is not None:
-                segment.close()
-        for fd in store.kept.values():
-            os.close(fd)
-        store._kept.clear()
-    store.close()
+    with no_new_fds(), opened(SocketsHome) as home:
+        for line in ("a", "b.c", "r reuseport=1", "u path=/tmp/papad-unit-launch"):
+            home.make(line)
+        yield home.sockets
+        home.remove()
 
 
 def resolved(sockets: Sockets, *args: str) -> tuple[set[int], list[str]]:
@@ -171,12 +155,24 @@ def test_standard_streams_are_pipes_where_they_are_captured_and_null_elsewhere(
         for stream, reader in readers.items():
             assert inodes[1 + stream] == os.fstat(reader).st_ino
             assert not os.get_blocking(reader)
+            assert os.get_blocking(standard[1 + stream])
             os.close(reader)
         if options.get("stderr") == "stdout":
             assert standard[1] == standard[2]
         assert {1 + stream for stream in (0, 1) if inodes[1 + stream] == null} <= {1, 2} - {
             1 + stream for stream in pipes
         }
+
+
+def test_a_pipe_has_a_reader_as_long_as_its_process_lives() -> None:
+    """So nobody gets SIGPIPE while papad is away, and what was written waits for the next one."""
+    with no_new_fds(), contextlib.ExitStack() as cleanup:
+        standard, readers = standard_streams(specify({"stderr": 0}, ["x"]), cleanup)
+        os.close(readers[0])
+        os.write(standard[1], b"nobody reads this yet")
+        again = os.open(f"/proc/self/fd/{standard[1]}", os.O_RDONLY | os.O_NONBLOCK)
+        assert os.read(again, 100) == b"nobody reads this yet"
+        os.close(again)
 
 
 def test_sockets_are_passed_as_systemd_does(papad: Daemon) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from papad.daemon.durable.store import Store
 from papad.daemon.output.ring import Ring
 from papad.daemon.tables import process as module
 from papad.daemon.tables.launch import specify
@@ -25,9 +26,9 @@ def a_process(state: State, *, ring: Ring | None = None) -> Process:
 @pytest.fixture
 def ring() -> Iterator[Ring]:
     with no_new_fds():
-        made = Ring.create(100)
-        yield made
-        made.close()
+        store = Store.create()
+        yield Ring.create(store, 100)
+        store.close()
 
 
 def test_the_table_of_the_docstring_is_the_one_that_holds() -> None:

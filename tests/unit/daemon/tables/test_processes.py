@@ -145,10 +145,16 @@ FAILING = {
 
 def settled(papad: Daemon) -> tuple[int, int]:
     """How many descriptors papad and its nursery have open, once both know that no process is left."""
-    both = papad.popen.pid, papad.nursery()
+    both = papad.pid, papad.nursery
     wait_until(lambda: not any("pidfd" in what for pid in both for what in open_fds(pid).values()), "no pidfd is left")
     daemon, nursery = (len(open_fds(pid)) for pid in both)
     return daemon, nursery
+
+
+def left(papad: Daemon, before: tuple[int, int]) -> int:
+    """How many more both have open now; fewer, if they had not let go of everything before."""
+    now = len(open_fds(papad.pid)), len(open_fds(papad.nursery))
+    return sum(max(0, after - earlier) for after, earlier in zip(now, before, strict=True))
 
 
 @pytest.mark.parametrize("words", FAILING, ids=repr)
@@ -160,9 +166,7 @@ def test_a_failed_start_is_one_error_and_leaves_nothing(talk: Talk, papad: Daemo
         answer = talk.ask(f"make process x {words}")
         assert answer.startswith("Error: " + FAILING[words])
     assert talk.ask("list processes") == ""
-    wait_until(
-        lambda: (len(open_fds(papad.popen.pid)), len(open_fds(papad.nursery()))) == before, "no descriptor is left"
-    )
+    wait_until(lambda: left(papad, before) == 0, "no descriptor is left")
 
 
 def test_two_hundred_processes_leave_no_descriptor(talk: Talk, papad: Daemon) -> None:
@@ -175,9 +179,7 @@ def test_two_hundred_processes_leave_no_descriptor(talk: Talk, papad: Daemon) ->
     records = watch(talk, "p*")
     assert codes(records) == {f"p{number}": 0 for number in range(200)}
     assert text(records, "out", "p7") == b"7\n"
-    wait_until(
-        lambda: (len(open_fds(papad.popen.pid)), len(open_fds(papad.nursery()))) == before, "no descriptor is left"
-    )
+    wait_until(lambda: left(papad, before) == 0, "no descriptor is left")
 
 
 def test_a_process_inherits_the_sockets_under_their_numbers_and_nothing_else(talk: Talk, tmp_path: Path) -> None:
@@ -207,16 +209,54 @@ def test_processes_go_by_their_pid_too(talk: Talk) -> None:
 
 
 def test_when_the_nursery_is_killed_output_and_exit_codes_still_arrive_and_a_new_one_is_made(
-    talk: Talk, papad: Daemon, tmp_path: Path
+    own_papad: Daemon, tmp_path: Path
 ) -> None:
+    """The daemon goes on, but nobody would start it anew."""
     fifo = tmp_path / "go"
     os.mkfifo(fifo)
-    shell(talk, "x", f"echo before; read x < {fifo}; echo after; exit 6")
-    old = papad.nursery()
-    os.kill(old, signal.SIGKILL)
-    make(talk, "y", "", "/bin/echo", "newly born")
-    assert text(watch(talk, "y"), "out") == b"newly born\n"
-    fifo.write_text("go\n")
-    records = watch(talk, "x")
-    assert text(records, "out") == b"before\nafter\n"
-    assert codes(records) in ({"x": 6}, {"x": 256})  # what a kernel before 6.15 cannot tell is 256
+    own_papad.leaving = True
+    pid = own_papad.pid
+    with own_papad.connect() as talk:
+        shell(talk, "x", f"echo before; read x < {fifo}; echo after; exit 6")
+        own_papad.popen.kill()
+        own_papad.popen.wait(10)
+        make(talk, "y", "", "/bin/echo", "newly born")
+        assert text(watch(talk, "y"), "out") == b"newly born\n"
+        fifo.write_text("go\n")
+        records = watch(talk, "x")
+        assert text(records, "out") == b"before\nafter\n"
+        assert codes(records) in ({"x": 6}, {"x": 256})  # what a kernel before 6.15 cannot tell is 256
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the daemon has left in order")
+
+
+def test_started_by_hand_papad_survives_a_kill_of_its_daemon(own_papad: Daemon, tmp_path: Path) -> None:
+    """As under a service manager: nobody is refused meanwhile, and nothing is lost."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with own_papad.connect() as talk:
+        talk.ask("set kept 1")
+        web = talk.ask("make socket web")
+        shell(talk, "x", f"echo before; read x < {gate}; echo after; exit 6")
+    for _ in range(3):
+        os.kill(own_papad.pid, signal.SIGKILL)
+        with own_papad.connect() as talk:  # waits in the backlog
+            assert talk.ask("get kept") == "1"
+            assert talk.ask("list sockets") == web
+    gate.write_text("go\n")
+    with own_papad.connect() as talk:
+        records = watch(talk, "x")
+    assert (text(records, "out"), codes(records)) == (b"before\nafter\n", {"x": 6})
+
+
+def test_started_by_hand_papad_ends_in_order_and_what_runs_on_is_not_stopped(own_papad: Daemon, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    script = f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; seq 200000; seq 200000 >&2; touch {done}"
+    with own_papad.connect() as talk:
+        shell(talk, "x", script)
+    own_papad.leaving = True
+    own_papad.popen.terminate()
+    assert own_papad.popen.wait(20) == 0
+    assert "process x runs on, pid " in own_papad.log
+    (tmp_path / "go").touch()
+    wait_until(done.exists, "it has written far more than a pipe holds")

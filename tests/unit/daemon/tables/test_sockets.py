@@ -8,6 +8,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from papad.daemon.tables import sockets as module
 from papad.daemon.tables.sockets import FIRST_FILENO
 from papad.errors import Error
 from tests.support.homes import SocketsHome as Home
+from tests.support.homes import StoreHome
 from tests.support.papad import in_child, no_new_fds
 
 
@@ -31,10 +33,10 @@ def umask() -> Iterator[None]:
 def nothing_left(home: Home, tmp_path: Path) -> Iterator[None]:
     """After the body: no descriptor, no record, no store entry, no file more than before."""
     home.make("before port=0")
-    before = (dict(home.vault.entries), home.store.kept.keys(), home.sockets.lines([]))
+    before = (dict(home.store.entries), home.fd_store.kept.keys(), home.sockets.lines([]))
     with no_new_fds():
         yield
-    assert (dict(home.vault.entries), home.store.kept.keys(), home.sockets.lines([])) == before
+    assert (dict(home.store.entries), home.fd_store.kept.keys(), home.sockets.lines([])) == before
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
@@ -58,7 +60,7 @@ def test_the_line_of_a_unix_socket_and_its_umask(home: Home, tmp_path: Path) -> 
     assert os.umask(0o027) == 0o027
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-    home.sockets.remove(["x"])
+    home.remove("x")
     assert not path.exists()
 
 
@@ -221,7 +223,7 @@ def test_removing_a_socket_leaves_what_stands_at_its_path_by_now(home: Home, tmp
     path.unlink()
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
-        home.sockets.remove(["x"])
+        home.remove("x")
         assert path.exists()
 
 
@@ -242,36 +244,43 @@ def test_the_same_path_under_another_name_is_refused(home: Home, tmp_path: Path)
 def test_file_numbers_are_the_lowest_free_and_never_change(home: Home) -> None:
     for name in "abcd":
         home.make(name)
-    home.sockets.remove(["b"])
-    home.sockets.remove([str(FIRST_FILENO + 2)])
+    home.remove("b")
+    home.remove(str(FIRST_FILENO + 2))
     home.restart()
     assert {each.name: each.fileno for each in home.sockets} == {"a": 64, "d": 67}
     assert [home.make(name).fileno for name in "efg"] == [65, 66, 68]
 
 
 def test_the_limit_is_said(home: Home) -> None:
-    home.store.max_sockets = 2
+    home.sockets._limit = 2
     home.make("a")
     home.make("b")
     with pytest.raises(Error, match="The limit of 2 sockets is reached"):
         home.make("c")
-    home.sockets.remove(["a"])
+    home.remove("a")
     home.make("c")
 
 
-@pytest.mark.parametrize("broken", ["store", "vault"])
-def test_what_cannot_be_kept_is_not_made(home: Home, tmp_path: Path, broken: str) -> None:
+@pytest.mark.parametrize("broken", ["homes", "store"])
+def test_what_cannot_be_kept_is_not_made(
+    home: Home, tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home.make("before")
-    kept = home.store.kept.keys()
+    kept, entries = home.fd_store.kept.keys(), dict(home.store.entries)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "full")
+
     with no_new_fds():
-        if broken == "store":
-            home.store.refusing = Error("the store is full")
+        if broken == "homes":
+            home.fd_store.refusing = Error("the store is full")
         else:
-            home.vault._append = lambda *_: (_ for _ in ()).throw(OSError(28, "full"))  # type: ignore[method-assign]
+            monkeypatch.setattr(os, "pwrite", full)
         with pytest.raises((Error, OSError), match="full"):
             home.make(f"x path={tmp_path}/x umask=0")
     assert not (tmp_path / "x").exists()
-    assert home.store.kept.keys() == kept
+    assert home.fd_store.kept.keys() == kept
+    assert home.store.entries == entries
     assert len(home.sockets) == 1
 
 
@@ -285,44 +294,129 @@ def test_a_restart_brings_back_the_very_same_sockets(home: Home, tmp_path: Path)
         assert {str(each): os.fstat(each.sock.fileno()).st_ino for each in home.sockets} == before
         with home.sockets.get("a").sock.accept()[0] as end:
             assert end.recv(100) == b"waiting in the backlog"
-    home.sockets.remove([])
+    home.remove()
     home.restart()
     assert len(home.sockets) == 0
     assert not (tmp_path / "b").exists()
-    assert [name for name in home.store.kept if name.startswith("socket")] == []
+    assert [name for name in home.fd_store.kept if name.startswith("socket")] == []
 
 
-@pytest.mark.parametrize("missing", ["socket", "record", "damaged"])
-def test_a_socket_that_cannot_be_recovered_is_dropped_alone(home: Home, missing: str) -> None:
+def test_a_removal_that_cannot_be_written_removes_nothing(home: Home, tmp_path: Path) -> None:
+    home.make(f"x path={tmp_path}/x")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="full"):
+            home.remove("x")
+    assert (tmp_path / "x").exists()
+    home.restart()
+    assert [each.name for each in home.sockets] == ["x"]
+
+
+@pytest.mark.parametrize("missing", ["socket", "entry"])
+def test_a_socket_of_which_half_is_lost_is_dropped_alone(home: Home, missing: str) -> None:
     for name in "abc":
         home.make(name)
     if missing == "socket":
-        home.store.unstore(home.sockets.get("b").entry)
-    elif missing == "record":
-        home.vault.erase("socket:b")
+        home.homes.drop(home.sockets.get("b").held_as)
     else:
-        home.vault.write("socket:b", {"spec": {"nonsense": 1}})
+        home.store.erase("socket:b")
     home.restart()
     assert [each.name for each in home.sockets] == ["a", "c"]
-    assert "socket:b" not in home.vault.entries
-    assert list(home.store.stored) == ([] if missing == "socket" else [module.socket_entry(65, "b")])
-    home.store.discard(home.store.stored)
-    home.make("b")
+    assert "socket:b" not in home.store.entries
+    home.homes.settle(home.store.names)
+    assert home.fd_store.kept.keys() == {"store", "socket-64-a", "socket-66-c"}
+    assert home.make("b").fileno == 65
 
 
 def test_something_stored_that_is_no_socket_is_dropped_alone(home: Home) -> None:
     made = home.make("a")
     home.make("b")
-    home.store.unstore(made.entry)
+    home.homes.drop(made.held_as)
     fd = os.memfd_create("no-socket")
-    home.store.store(made.entry, fd)
+    home.homes.hold(made.held_as, fd)
     os.close(fd)
     home.restart()
     assert [each.name for each in home.sockets] == ["b"]
+    assert home.fd_store.kept.keys() == {"store", "socket-65-b"}
+    home.make("a")
 
 
-def test_without_a_store_the_paths_are_cleaned_up_at_the_end(home: Home, tmp_path: Path) -> None:
-    home.store.managed = False
+ODD: dict[str, dict[str, Any]] = {
+    "a spec of another kind": {"spec": {"nonsense": 1}},
+    "no spec": {"spec": None},
+    "a spec that is no dict": {"spec": 7},
+    "a node of another kind": {"node": 7},
+    "a node of another kind, and more": {"node": 7, "watched": [1]},
+    "a fileno of another kind": {"fileno": [65]},
+    "no fileno": {"fileno": None},
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_a_socket_that_this_version_cannot_use_is_kept_until_one_that_can(
+    home: Home, tmp_path: Path, odd: dict[str, Any]
+) -> None:
+    for line in ("a", f"b path={tmp_path}/b", "c"):
+        home.make(line)
+    inode = os.fstat(home.sockets.get("b").sock.fileno()).st_ino
+    usable = {name: home.store.entries["socket:b"][name] for name in ("spec", "node", "fileno")}
+    home.store.write("socket:b", odd)
+    for again in range(2):
+        home.restart()
+        home.homes.settle(home.store.names)
+        assert [each.name for each in home.sockets] == ["a", "c", "other0"][: 2 + again]
+        for line in ("b", f"b path={tmp_path}/b", "b port=1 host=192.0.2.1"):
+            with no_new_fds(), pytest.raises(Error, match=r"^b was made by a later version of papad, .* it is kept$"):
+                home.make(line)
+        assert home.make(f"other{again}").fileno == 67 + again
+        assert os.fstat(home.fd_store.kept["socket-65-b"]).st_ino == inode
+        kept = [fd for name, (fd, _) in home.homes._held.items() if name == "socket-65-b"]
+        assert [os.fstat(fd).st_ino for fd in kept] == [inode], "a new nursery would get it"
+        os.close(kept[0])  # as the end of this papad does
+    home.leave()
+    home.fd_store = home.fd_store.next()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "b"))
+        client.sendall(b"waiting in the backlog")
+        StoreHome.begin(home)
+        home.store.write("socket:b", usable)  # what an upgrade is able to read
+        StoreHome.leave(home)
+        home.fd_store = home.fd_store.next()
+        home.begin()
+        made = home.sockets.get("b")
+        assert made is not None
+        assert (made.fileno, os.fstat(made.sock.fileno()).st_ino) == (65, inode)
+        with made.sock.accept()[0] as end:
+            assert end.recv(100) == b"waiting in the backlog"
+    home.remove("b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_socket_that_the_nursery_has_no_room_to_pass_is_kept_for_the_next_start(home: Home) -> None:
+    home.make("a")
+    home.make("b")
+    home.leave()
+    entry = module.socket_entry(65, "b")
+    home.fd_store.drop(entry)  # the FD store does not have it
+    home.fd_store = home.fd_store.next()
+    StoreHome.begin(home)
+    home.homes.withheld.add(entry)
+    home.sockets = module.Sockets(home.homes, home.store, 800)
+    home.homes.settle(home.store.names)
+    assert [each.name for each in home.sockets] == ["a"]
+    assert home.store.entries["socket:b"]["fds"] == [entry]
+    assert home.make("c").fileno == 66
+
+
+def test_the_paths_are_cleaned_up_when_nothing_holds_the_sockets_any_more(home: Home, tmp_path: Path) -> None:
     home.make(f"x path={tmp_path}/x")
-    home.sockets.close()
+    home.make(f"y path={tmp_path}/y")
+    (tmp_path / "y").unlink()
+    (tmp_path / "y").write_text("another's")
+    home.sockets.unlink()
     assert not (tmp_path / "x").exists()
+    assert (tmp_path / "y").read_text() == "another's"

@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
-from papad.daemon.durable.vault import Vault
+from papad.daemon.durable import store as module
 from papad.daemon.tables.values import Values
 from papad.errors import Error
-from tests.support.papad import Store
-
-
-class Home:
-    def __init__(self) -> None:
-        self.store = Store()
-        self._begin()
-
-    def _begin(self) -> None:
-        self.vault = Vault(self.store)  # type: ignore[arg-type]
-        self.vault.recover()
-        self.values = Values(self.vault)
-
-    def leave(self) -> None:
-        for each in (*self.vault._segments.values(), self.vault._writer):
-            if each is not None:
-                each.close()
-        for entry in self.vault.entries.values():
-            for fd in entry.spilled:
-                os.close(fd)
-
-    def restart(self) -> None:
-        self.leave()
-        self.store = self.store.next()
-        self._begin()
+from tests.support.homes import ValuesHome as Home
 
 
 @pytest.mark.parametrize("value", ["x", "one  two", "caf\u00e9 \udce9", "x" * (3 << 20)], ids=len)
@@ -71,7 +48,48 @@ def test_nobody_removes_all_by_accident(home: Home, patterns: list[str]) -> None
 
 
 def test_what_cannot_be_kept_is_not_changed(home: Home) -> None:
-    home.store.refusing = Error("the store is full")
-    with pytest.raises(Error, match="full"):
-        home.values.set("a", "1")
-    assert home.values.get("a") == ""
+    home.values.set("a", "1")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        for name, value in (("a", "2"), ("a", ""), ("b", "1")):
+            with pytest.raises(OSError, match="full"):
+                home.values.set(name, value)
+    assert home.values.lines([]) == ["a 1"]
+    home.restart()
+    assert home.values.lines([]) == ["a 1"]
+
+
+def test_the_limit_of_what_is_remembered_is_said(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_LIVE", 1 << 20)
+    home.values.set("a", "x" * 600_000)
+    with pytest.raises(Error, match="papad remembers 1 MiB already, which is its limit; remove something"):
+        home.values.set("b", "x" * 600_000)
+    assert home.values.lines(["b"]) == []
+    home.values.set("a", "")
+    home.values.set("b", "x" * 600_000)
+
+
+def test_a_value_that_this_version_cannot_use_is_kept_and_its_name_is_not_given_away(home: Home) -> None:
+    home.values.set("b", "1")
+    odd: list[dict[str, Any]] = [{"value": ["of", "a later version"]}, {}, {"value": "", "kind": 2}]
+    for number, fields in enumerate(odd):
+        home.store.write(f"value:odd{number}", fields)
+    home.store.write("value:odd2", {"value": None})
+    home.restart()
+    entries = dict(home.store.entries)
+    for number in range(3):
+        name = f"odd{number}"
+        assert (home.values.get(name), home.values.lines([]), len(home.values)) == ("", ["b 1"], 1)
+        with pytest.raises(Error, match=f"^{name} was made by a later version of papad, which can use it; it is kept$"):
+            home.values.set(name, "2")
+        home.values.set(name, "")
+        home.values.remove(["odd*"])
+    assert home.store.entries == entries
+    home.restart()
+    assert home.store.entries == entries
+    home.store.write("value:odd0", {"value": "as this version has it"})
+    assert Values(home.store).lines([]) == ["b 1", "odd0 as this version has it"]

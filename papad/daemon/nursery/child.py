@@ -1,0 +1,160 @@
+"""What a child of the nursery does between fork and exec, or instead of an exec."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import stat
+from typing import Any, NoReturn
+
+_DEFAULT_PATH = os.defpath
+
+
+def become(spawn: dict[str, Any], fds: list[int], nursery: socket.socket) -> NoReturn:
+    """In the child: wait to be released, set up everything, exec; report errors to `nursery`."""
+    step = "Bad command"
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        _close_all_but([0, 1, 2, nursery.fileno(), *fds])
+        if not nursery.recv(1):
+            os._exit(127)  # the nursery was killed, and nobody else has the gate
+        with contextlib.suppress(OSError):  # then the nursery was killed
+            nursery.send(b"!")
+        os.setsid()
+        nursery = _arrange(spawn["targets"], fds, nursery)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.umask(0o022)
+        _reset_oom_score()
+        step = "Bad rlimit"
+        _limit(spawn["nofile"], spawn["rlimits"])
+        step = "Bad uid or gid"
+        _change_user(spawn["uid"], spawn["gid"], spawn["groups"])
+        if spawn["working_dir"]:
+            step = "Bad working_dir"
+            os.chdir(spawn["working_dir"])
+        step = "Bad command"
+        _exec(spawn["args"], spawn["env"] | _listen_variables(spawn.get("listen")))
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            nursery.send(f"{step} - {error}".encode(errors="replace"))
+    finally:
+        os._exit(127)
+
+
+def _close_all_but(kept: list[int]) -> None:
+    """Close what is the nursery's, at once: while we wait, or exec hangs, it may close it, or end."""
+    at = 0
+    for fd in [*sorted(kept), 1 << 20]:  # fs.nr_open
+        if fd > at:  # closerange(0, 0) closes everything
+            os.closerange(at, fd)
+        at = fd + 1
+
+
+def _arrange(targets: list[int], fds: list[int], nursery: socket.socket) -> socket.socket:
+    """Duplicate each of `fds` to the number in `targets`; exec closes everything else.
+
+    A descriptor may go to several numbers. Returns `nursery`, moved out of the way of `targets`.
+    """
+    base = 1 + max(targets)
+    moved = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base) for fd in set(fds)}
+    nursery = socket.socket(fileno=fcntl.fcntl(nursery, fcntl.F_DUPFD_CLOEXEC, base))
+    for fd, target in zip(fds, targets, strict=True):
+        os.dup2(moved[fd], target)
+    return nursery
+
+
+def _limit(nofile: int, rlimits: dict[str, int]) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    infinity = resource.RLIM_INFINITY
+    soft = hard if nofile == infinity else nofile if hard == infinity else min(nofile, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for name, value in rlimits.items():
+        resource.setrlimit(getattr(resource, "RLIMIT_" + name.upper()), (value, value))
+
+
+def _change_user(uid: int | None, gid: int | None, groups: list[int] | None) -> None:
+    """Set groups, gid and uid, in this order because the last step drops the privilege to do so.
+
+    Without privilege, only our own identity is possible.
+    """
+    if os.geteuid() == 0 and groups is not None:
+        os.setgroups(groups)
+    if gid is not None:
+        os.setgid(gid)
+    if uid is not None:
+        os.setuid(uid)
+
+
+def _listen_variables(names: list[str] | None) -> dict[str, str]:
+    """Return the variables for sd_listen_fds(3). LISTEN_PID is known only in the child.
+
+    A colon in a name is replaced, because it separates names.
+    """
+    if not names:
+        return {}
+    joined = ":".join(name.replace(":", "_") for name in names)
+    return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": joined}
+
+
+def _reset_oom_score() -> None:
+    """Drop the protection from the OOM killer that papad has."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
+        if int(file.read()) < 0:
+            file.seek(0)
+            file.write("0")
+
+
+def _exec(args: list[str], env: dict[str, str]) -> NoReturn:
+    """Call execve, searching the PATH of the new environment."""
+    path = env.get("PATH") or _DEFAULT_PATH
+    name = args[0]
+    candidates = [name] if "/" in name else [os.path.join(directory, name) for directory in path.split(":")]
+    refused: OSError | None = None
+    for candidate in candidates:
+        try:
+            os.execve(candidate, args, env)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            refused = refused or error
+    reason = refused or FileNotFoundError(2, os.strerror(2))
+    raise OSError(reason.errno, reason.strerror, name)
+
+
+def is_read_end(fd: int) -> bool:
+    reading = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    return reading and stat.S_ISFIFO(os.fstat(fd).st_mode)
+
+
+def become_drainer(pipes: set[int]) -> None:
+    """In a child: discard what comes from the pipes, up to the end of each."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    os.chdir("/")
+    with open("/proc/self/comm", "w") as comm:
+        comm.write("papad-drain")
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    # The writing end of the staging pipe is among these: with it open, the other would never end.
+    _close_all_but([0, 1, 2, *pipes])
+    poll = select.poll()
+    for fd in pipes:
+        poll.register(fd, select.POLLIN)
+    while pipes:
+        for fd, _ in poll.poll():
+            if not os.splice(fd, 1, 1 << 20):
+                poll.unregister(fd)
+                pipes.remove(fd)
+                os.close(fd)

@@ -1,0 +1,64 @@
+"""The nursery is renewed in place: it executes the program of a newer papad, and stays who it is.
+
+Pid, children and descriptors stay over execve(2), as does being a child subreaper; the rest travels
+in a memfd. A daemon that finds that the nursery runs another program than its own tries that in a
+process first (`python -m papad.daemon.nursery.main --self-test`), and then tells the nursery.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from papad.daemon.durable import parcel
+
+STATE = 1
+"""The version of what travels in the memfd."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # while there are no handlers, they wait
+_FILES = ("main.py", "child.py", "keeper.py", "renewal.py", "../durable/parcel.py")
+
+
+def program() -> str:
+    """Return what identifies the nursery's program as it is installed now, and its interpreter."""
+    found = hashlib.sha256(sys.version.encode())
+    for name in _FILES:
+        found.update(Path(__file__).parent.joinpath(name).read_bytes())
+    return found.hexdigest()[:16]
+
+
+def execute(executable: str, folder: str, state: dict[str, Any], fds: list[int]) -> None:
+    """Become the nursery of `folder`, with `state` and these descriptors. Raises OSError.
+
+    Then nothing has changed. SIGTERM waits until `restored`.
+    """
+    memfd = os.memfd_create("papad-nursery", 0)  # no MFD_CLOEXEC: it is for the next program
+    try:
+        parcel.write_all(memfd, json.dumps(state).encode())
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        command = [executable, "-P", "-m", "papad.daemon.nursery.main", "--renewed", str(memfd)]
+        os.execve(executable, command, os.environ | {"PYTHONPATH": folder})
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        os.close(memfd)
+
+
+def restored(memfd: int) -> dict[str, Any]:
+    """Return the state, in the next program; its descriptors are there. Closes `memfd`."""
+    state: dict[str, Any] = json.loads(parcel.read_all(memfd))
+    os.close(memfd)
+    return state
+
+
+def settled() -> None:
+    """Let signals come, now that there are handlers."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
