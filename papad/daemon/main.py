@@ -20,7 +20,7 @@ from papad.daemon.commands.table import Tables
 from papad.daemon.durable.homes import Homes
 from papad.daemon.durable.store import LaterFormat, Store, opened_store
 from papad.daemon.durable.systemd import Service
-from papad.daemon.nursery.keeper import KEEPER
+from papad.daemon.nursery.keeper import KEEPER, NURSERY, python
 from papad.daemon.nursery.spawner import Spawner, nursery_listener, raise_nofile_limit
 from papad.daemon.output.capture import Capture
 from papad.daemon.paths import Paths
@@ -86,9 +86,8 @@ def _become_nursery(listeners: list[socket.socket], nofile: int) -> NoReturn:
     for each in (listener, *listeners):
         each.set_inheritable(True)
     control = ",".join(str(each.fileno()) for each in listeners)
-    arguments = [*sys.argv[1:], "--nofile", str(nofile)]
-    command = ["-P", "-m", "papad.daemon.nursery.main", str(listener.fileno()), control, *arguments]
-    os.execve(sys.executable, [sys.executable, *command], os.environ | {"PYTHONPATH": FOLDER})
+    command = python(NURSERY, str(listener.fileno()), control, *sys.argv[1:], "--nofile", str(nofile))
+    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": FOLDER})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,7 +109,7 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     homes = Homes(service, spawner)
     await spawner.meet()
     homes.collect(service.stored, spawner.held, spawner.withheld)
-    listeners += [socket.socket(fileno=homes.take(name, nursery_only=True)) for name in homes.of("control-")]
+    listeners += [homes.take_socket(name, nursery_only=True) for name in homes.of("control-")]
     if spawner.keeper and not listeners:
         log.critical("the nursery, which has the control sockets, does not answer; another papad has to try again")
         os.kill(os.getpid(), signal.SIGKILL)  # an exit status would end the nursery
@@ -141,8 +140,17 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     log.info("papad %s is home, with %s", __version__, tables.status)
     paths = Paths(listeners)
     left_idle = await _told_to_end(server.stopped)
-    service.notify("STOPPING=1")
     paths.close()
+    await _leave(service, server, spawner, homes, listeners, idle=left_idle)
+    return left_idle
+
+
+async def _leave(
+    service: Service, server: Server, spawner: Spawner, homes: Homes, listeners: list[socket.socket], *, idle: bool
+) -> None:
+    """Shut down in order. What papad holds waits in its homes, but where it ends for good."""
+    tables = server.tables
+    service.notify("STOPPING=1")
     log.info("leaving, with %s", tables.status)
     await server.drain()
     for listener in listeners if not service.control else []:
@@ -152,13 +160,12 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
                 os.unlink(listener.getsockname())
     _note_what_is_held(tables)
     server.close()
-    if left_idle or not service.managed:
-        sockets.unlink()
-    if left_idle or (spawner.keeper and spawner.pid != os.getppid()):
+    if idle or not service.managed:
+        tables.sockets.unlink()
+    if idle or (spawner.keeper and spawner.pid != os.getppid()):
         homes.clear()  # the nursery that kept us was killed: the one after it would hold all this for nobody
     _tell_what_runs_on(tables, service, in_container=spawner.pid == 1)
-    processes.close()
-    return left_idle
+    tables.processes.close()
 
 
 def _about(service: Service, store: Store, spawner: Spawner) -> Callable[[], dict[str, Any]]:

@@ -6,6 +6,9 @@ import ast
 import enum
 import re
 from collections.abc import Mapping
+from typing import Any
+
+import pytest
 
 from tests.support.papad import REPOSITORY
 
@@ -58,6 +61,19 @@ def entered(kind: type[enum.Enum], attribute: str) -> set[str]:
                     and each.value.id == kind.__name__
                 }
     return found
+
+
+def check_step(thing: Any, attribute: str, transitions: Mapping[Any, set[Any]], after: Any, refusal: Exception) -> None:
+    """Let a thing enter a state: it does, or this is raised, and nothing has changed."""
+    if after in transitions[getattr(thing, attribute)]:
+        thing.enter(after)
+        assert getattr(thing, attribute) is after
+    else:
+        before = {**vars(thing)}
+        with pytest.raises(type(refusal)) as error:
+            thing.enter(after)
+        assert str(error.value) == str(refusal)
+        assert vars(thing) == before
 
 
 def _entering(node: ast.AST, attribute: str) -> list[ast.expr]:

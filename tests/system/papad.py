@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.waiting import wait_until
@@ -192,3 +194,25 @@ with talk.Talk(sys.argv[1]) as connection:
         if record.kind == "out":
             sys.stdout.buffer.write(record.data)
 """
+
+
+ASK = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20) as client:
+    client.sendall(b"?\\n")
+    print(client.recv(100).decode().strip())
+"""
+"""Ask the worker at a port of 127.0.0.1 who it is."""
+
+
+@contextmanager
+def drop_in(papad: Papad, unit: str, *lines: str) -> Iterator[None]:
+    """Other settings for a unit, once it is started anew."""
+    path = f"/etc/systemd/system/{unit}.d/limits.conf"
+    papad.machine.write(path, "\n".join((*lines, "")))
+    papad.systemctl("daemon-reload")
+    try:
+        yield
+    finally:
+        papad.machine.root(path).unlink()
+        papad.systemctl("daemon-reload")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 
 from tests.support.waiting import wait_until
-from tests.system.papad import SCOPE, TOOLS, Papad, field, pid_of, serve, systemd_version
+from tests.system.papad import ASK, SCOPE, TOOLS, Papad, drop_in, field, pid_of, serve, systemd_version
 
 PYTHON = "/usr/bin/python3"
 HERE = """
@@ -160,27 +158,6 @@ class Held:
         assert (output["hold"], output["over"]) == ("before\nafter\n", "over\n")
         numbers = output["numbered"].split()
         assert numbers == [f"{number:08d}" for number in range(len(numbers))]
-
-
-ASK = """
-import socket, sys
-with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20) as client:
-    client.sendall(b"?\\n")
-    print(client.recv(100).decode().strip())
-"""
-
-
-@contextmanager
-def drop_in(papad: Papad, unit: str, *lines: str) -> Iterator[None]:
-    """Other settings for a unit, once it is started anew."""
-    path = f"/etc/systemd/system/{unit}.d/limits.conf"
-    papad.machine.write(path, "\n".join((*lines, "")))
-    papad.systemctl("daemon-reload")
-    try:
-        yield
-    finally:
-        papad.machine.root(path).unlink()
-        papad.systemctl("daemon-reload")
 
 
 @pytest.mark.parametrize("wrong", ["ListenStream=0.0.0.0:20203", "ListenFIFO=/run/limits.fifo"])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.support.waiting import wait_until
-from tests.system.papad import SCOPE, TOOLS, Papad, field, serve, systemd_version
+from tests.system.papad import ASK, SCOPE, TOOLS, Papad, drop_in, field, serve, systemd_version
 
 SLEEP = "/bin/sleep 1000"
 
@@ -100,7 +100,7 @@ def test_systemd_cannot_be_told(papad: Papad) -> None:
 
 def test_more_sockets_than_the_fd_store_holds(papad: Papad) -> None:
     """From systemd 254 on papad is told how much that is; before, its own limit is the one of the unit as it is shipped."""
-    with drop_in(papad, "FileDescriptorStoreMax=103"):
+    with drop_in(papad, "papad.service", "[Service]", "FileDescriptorStoreMax=103"):
         limit = 3 if systemd_version(papad.machine) >= 254 else 400
         answers = papad.talk(*(f"make socket s{number}" for number in range(5)))
         assert [answer.startswith("Error") for answer in answers] == [number >= limit for number in range(5)]
@@ -151,18 +151,12 @@ def test_the_nursery_dies(papad: Papad) -> None:
 
 
 TOOLS_HOLD = f"/usr/bin/python3 {TOOLS}/hold.py"
-ASK = """
-import socket, sys
-with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20) as client:
-    client.sendall(b"?\\n")
-    print(client.recv(100).decode().strip())
-"""
 
 
 def test_the_code_of_an_orphan_is_unknown_where_the_kernel_cannot_tell(papad: Papad) -> None:
     """A kernel before 6.15, and the nursery gone: 256, never a code that might be wrong."""
     run = "import papad.daemon.nursery.pidfd as p; p.exit_code = lambda fd: None; from papad.daemon.main import main; main()"
-    with drop_in(papad, f"ExecStart=\nExecStart=/usr/bin/python3 -c '{run}'"):
+    with drop_in(papad, "papad.service", "[Service]", f"ExecStart=\nExecStart=/usr/bin/python3 -c '{run}'"):
         papad.machine.run("rm", "-f", "/run/hold.go")
         papad.ask(f"make process a {TOOLS_HOLD} 9")
         papad.machine.run("kill", "-KILL", str(papad.nursery_pid()))
@@ -191,19 +185,6 @@ def test_without_systemd_run_processes_run_in_the_group_of_the_service(papad: Pa
     finally:
         papad.machine.run("mv", "/usr/bin/systemd-run.away", "/usr/bin/systemd-run")
         papad.machine.run("pkill", "-KILL", "-x", "sleep")
-
-
-@contextmanager
-def drop_in(papad: Papad, *lines: str) -> Iterator[None]:
-    """papad.service with other settings, from its next start on."""
-    path = "/etc/systemd/system/papad.service.d/test.conf"
-    papad.machine.write(path, "\n".join(("[Service]", *lines, "")))
-    papad.systemctl("daemon-reload")
-    try:
-        yield
-    finally:
-        papad.machine.root(path).unlink()
-        papad.systemctl("daemon-reload")
 
 
 SILENT = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('127.0.0.9', 53)); print('bound', flush=True); input()"

@@ -77,9 +77,9 @@ class Homes:
                     log.warning("descriptor %s has one home only: %s", name, error)
         return fd
 
-    def take_socket(self, name: str) -> socket.socket:
+    def take_socket(self, name: str, *, nursery_only: bool = False) -> socket.socket:
         """The same for a socket. Raises KeyError, OSError if it is none; then it is dropped."""
-        fd = self.take(name)
+        fd = self.take(name, nursery_only=nursery_only)
         try:
             return socket.socket(fileno=fd)
         except OSError:
@@ -99,7 +99,7 @@ class Homes:
     def hold_in_nursery(self, name: str, fd: int) -> None:
         """Hold a descriptor in the nursery alone, because the FD store is small; else like `hold`."""
         self._nursery.hold(name, fd)
-        self._held[name] = fd, False
+        self.held_in_nursery(name, fd)
 
     def held_in_nursery(self, name: str, fd: int) -> None:
         """Know that the nursery was told already to hold a duplicate of `fd`."""

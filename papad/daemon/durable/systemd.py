@@ -33,7 +33,7 @@ fails for lack of fds fails every time."""
 
 
 class Service:
-    """This process as a service. Without a service manager, calls do nothing; nothing survives."""
+    """This process as a service. Without a service manager, calls do nothing."""
 
     def __init__(self) -> None:
         environ = os.environ

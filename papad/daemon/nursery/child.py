@@ -131,6 +131,7 @@ def _exec(args: list[str], env: dict[str, str]) -> NoReturn:
 
 
 def is_read_end(fd: int) -> bool:
+    """Return whether this is an end of a pipe that can only be read."""
     reading = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
     return reading and stat.S_ISFIFO(os.fstat(fd).st_mode)
 

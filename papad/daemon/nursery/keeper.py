@@ -20,9 +20,17 @@ KEEPER = "PAPAD_NURSERY"
 """The variable that tells the daemon the abstract address of the nursery that keeps it (unix(7)),
 without its leading NUL."""
 
+NURSERY = "papad.daemon.nursery.main"
+"""The nursery's program."""
+
 _DELAY, _LONGEST_DELAY = 0.02, 2.0  # seconds before a new daemon
 _GROWTH = 1.2  # of the delay, with each that dies at once: after 25 of them it is at its longest
 _AT_ONCE = 5.0  # seconds
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module of papad, which it finds by PYTHONPATH=FOLDER."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 class Keeper:
@@ -30,7 +38,7 @@ class Keeper:
 
     def __init__(self, address: str, arguments: list[str]) -> None:
         self._address, self._arguments = address, arguments
-        self._command = [sys.executable, "-P", "-m", "papad.daemon.main", *arguments]
+        self._command = python("papad.daemon.main", *arguments)
         self._environ = os.environ | {KEEPER: address, "PYTHONPATH": FOLDER}
         self._began = 0.0
         self._delay = _DELAY

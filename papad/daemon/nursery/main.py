@@ -121,7 +121,7 @@ class Nursery:
         """What it holds by name, for the daemon; ours."""
         # Reports that are not acknowledged, by id and kind, each with a pidfd or -1.
         self._reports: dict[tuple[int, str], tuple[parcel.Record, int]] = {}
-        # What the channel has yet to take, in order. These descriptors belong to _held or _reports.
+        # What the channel has yet to take, in order. These descriptors belong to `held`, _reports or a child.
         self._unsent: deque[tuple[parcel.Record, list[int]]] = deque()
         self._extra: list[int] = []  # descriptors received ahead of their spawn
         self._program = renewal.program()

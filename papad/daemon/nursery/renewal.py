@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from papad.daemon.durable import parcel
+from papad.daemon.nursery.keeper import NURSERY, python
 
 STATE = 1
 """The version of what travels in the memfd."""
@@ -43,8 +44,7 @@ def execute(executable: str, folder: str, state: dict[str, Any], fds: list[int])
         for fd in fds:
             os.set_inheritable(fd, True)
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        command = [executable, "-P", "-m", "papad.daemon.nursery.main", "--renewed", str(memfd)]
-        os.execve(executable, command, os.environ | {"PYTHONPATH": folder})
+        os.execve(executable, python(NURSERY, "--renewed", str(memfd)), os.environ | {"PYTHONPATH": folder})
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         for fd in fds:

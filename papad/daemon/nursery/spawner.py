@@ -27,7 +27,7 @@ from typing import Any
 from papad.daemon.durable import parcel
 from papad.daemon.durable.systemd import Service
 from papad.daemon.nursery import renewal
-from papad.daemon.nursery.keeper import KEEPER
+from papad.daemon.nursery.keeper import KEEPER, NURSERY, python
 from papad.errors import Error
 from papad.version import FOLDER
 
@@ -180,7 +180,7 @@ class Spawner:
         if not self.pid or self._program == renewal.program() or self._state > renewal.STATE:
             return
         try:
-            reason = await _tried([sys.executable, "-P", "-m", "papad.daemon.nursery.main", "--self-test"])
+            reason = await _tried(python(NURSERY, "--self-test"))
         except OSError as error:
             reason = str(error)
         if reason:
@@ -196,7 +196,7 @@ class Spawner:
             self._channel = None
 
     @property
-    def unacknowledged(self) -> set[int]:
+    def unreleased(self) -> set[int]:
         """Before `begin`: the ids of processes that have been forked, but not yet let go."""
         return {record["id"] for record, _ in self._early or () if record["what"] == "forked"}
 
@@ -240,7 +240,7 @@ class Spawner:
 
     async def _launch(self, prefix: list[str]) -> bool:
         with nursery_listener(self._address) as listener:
-            command = [*prefix, sys.executable, "-P", "-m", "papad.daemon.nursery.main", str(listener.fileno())]
+            command = [*prefix, *python(NURSERY, str(listener.fileno()))]
             environ = {key: os.environ[key] for key in ("PATH", "LANG", "XDG_RUNTIME_DIR") if key in os.environ}
             try:
                 self._popen = subprocess.Popen(  # noqa: ASYNC220 - returns at once

@@ -99,7 +99,7 @@ class Capture:
         ring = ring_of(owner)
         staged = self._staged()
         if self._is_new and ring is not None and ring.staged:  # only the pipe could tell how much had arrived
-            ring.commit(missing=ring.staged.tail - ring.state.tail)
+            ring.abandon()
         elif ring is None or given_up:
             self._give_up(ring, staged, given_up)
         elif staged or ring.staged:

@@ -150,6 +150,11 @@ class Ring:
             staged = replace(staged, tail=tail, lost=staged.lost + missing, next=self.state.next + begun)
         self._save(staged, None)
 
+    def abandon(self) -> None:
+        """Count all staged bytes as lost, because nobody knows how many of them are in place."""
+        assert self.staged is not None
+        self.commit(missing=self.staged.tail - self.state.tail)
+
     def lose(self, size: int) -> None:
         """Count `size` bytes as lost that never came here."""
         self._save(replace(self.state, lost=self.state.lost + size), None)

@@ -82,12 +82,9 @@ class Lifecycle:
         self._by_id: dict[int, Process] = {}
         self.kept: set[str] = set()
         """Names of processes that this version, or this start, cannot use; see papad's log."""
-        self._kept_ids: set[int] = set()
         self._open_pipes = proc.Pipes()
         self._waiting: dict[int, Process] = {}
         """Processes with lines that journald has yet to accept, by id."""
-        self._doubtful: list[Process] = []
-        """At a start, the processes of which only the nursery knows whether they were forked."""
         self.followers: set[Follower] = set()
         self.on_forgotten: Callable[[Process], None] = lambda process: None
         """Called when a process is no longer in any list."""
@@ -98,9 +95,7 @@ class Lifecycle:
             try:
                 id = int(number)
                 self.last_id = max(self.last_id, id)
-                self._kept_ids.add(id)
                 self._by_id[id] = self._taken_back(id, entry)
-                self._kept_ids.remove(id)
             except (KeyError, TypeError, ValueError, OSError) as error:
                 name = entry.get("name", number)
                 self.kept.add(str(name))
@@ -108,8 +103,7 @@ class Lifecycle:
         capture.finish(lambda id: self._by_id[id].ring if id in self._by_id else None)
         for process in self:
             if process.ring is not None and process.ring.staged is not None:
-                # It was kept while the staging pipe was emptied: how much had arrived is not known.
-                process.ring.commit(missing=process.ring.staged.tail - process.ring.state.tail)
+                process.ring.abandon()  # it was kept while the staging pipe was emptied
 
     def __iter__(self) -> Iterator[Process]:
         return iter(list(self._by_id.values()))
@@ -133,7 +127,7 @@ class Lifecycle:
         elif process.exit is not None:
             process.state = State.ENDED if process.pipes else State.CLOSED
         elif process.pid:
-            process.state = State.FORKED if id in self._spawner.unacknowledged else State.RUNNING
+            process.state = State.FORKED if id in self._spawner.unreleased else State.RUNNING
         if process.pid and process.exit is None:
             process.pidfd = pidfd.opened(process.pid, entry.get("ticks", 0))
         return process
@@ -155,11 +149,11 @@ class Lifecycle:
         for process in self:
             if process.state in (State.BEGUN, State.FORKED):
                 process.ready = loop.create_future()
-            if process.state is State.BEGUN:
-                self._doubtful.append(process)
         self._spawner.begin()
         for process in self:
-            if process.pid:
+            if process.state is State.BEGUN:
+                self._failed(process, NeverBegun("papad was stopped before it began"))
+            elif process.pid:
                 self._listen(process)
                 self._forward(process)
                 self._settle(process)
@@ -241,7 +235,7 @@ class Lifecycle:
         that cannot be recorded as forked does not begin.
         """
         id, what = report["id"], report["what"]
-        if id in self._kept_ids:
+        if id not in self._by_id and f"{_KEY}{id}" in self._store.entries:  # one that is kept
             parcel.close_all(fds)
             return
         gate = fds[1:]
@@ -382,10 +376,6 @@ class Lifecycle:
         From now on, wait for the pidfds of processes whose parent is not the living nursery.
         """
         loop = asyncio.get_running_loop()
-        doubtful, self._doubtful = self._doubtful, []
-        for process in doubtful:
-            if not process.pid:
-                self._failed(process, NeverBegun("papad was stopped before it began"))
         for process in [each for each in self if each.exit is None and each.nursery != self._spawner.pid]:
             if not process.pid:
                 self._failed(process, NeverBegun("the nursery died before it began"))

@@ -43,7 +43,7 @@ class Processes:
         self._lifecycle.recover()
 
     def close(self) -> None:
-        """Stop reading pipes: the daemon stops. With an FD store, the next start continues."""
+        """Stop reading pipes: the daemon stops, and the next one continues."""
         self._lifecycle.close()
 
     def __len__(self) -> int:

@@ -20,18 +20,10 @@ from papad.daemon.durable import parcel
 from papad.daemon.nursery.spawner import Spawner
 from papad.errors import Error
 from tests.support.lives import until
+from tests.support.nurseries import NOTHING, Report
 from tests.support.papad import FdStore, in_child, no_new_fds, open_fds
 
-NOTHING: dict[str, Any] = {
-    "env": {},
-    "rlimits": {},
-    "working_dir": None,
-    "uid": None,
-    "gid": None,
-    "groups": None,
-    "hold": [],
-}
-Report = dict[str, Any]
+WANTED = {name: value for name, value in NOTHING.items() if name != "nofile"} | {"hold": []}
 
 # A nursery closes its channel a moment before it can be waited for; subprocess then does that later, and complains.
 not_yet_reaped = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -94,7 +86,7 @@ async def ensured(spawner: Spawner) -> None:
 def spawn(spawner: Spawner, id: int, *args: str) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     try:
-        spawner.spawn({"id": id, "args": args, "targets": [0, 1, 2], **NOTHING}, [null] * 3)
+        spawner.spawn({"id": id, "args": args, "targets": [0, 1, 2], **WANTED}, [null] * 3)
     finally:
         os.close(null)
 
@@ -275,7 +267,7 @@ def test_a_request_that_cannot_be_made_for_lack_of_descriptors_is_an_error(house
                 filling.append(os.dup(null))
         try:
             with pytest.raises(OSError, match="Too many open files"):
-                request = {"id": 5, "args": ["x" * 20_000], "targets": [0, 1, 2], **NOTHING}
+                request = {"id": 5, "args": ["x" * 20_000], "targets": [0, 1, 2], **WANTED}
                 spawner.spawn(request, [null] * 3)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, soft)
