@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import faulthandler
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from tests.support.homes import opened
 from tests.support.papad import Daemon, empty, no_new_fds, running_papad
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run that is ended by SIGTERM, as .ci/run does after its time, says where it was, and cleans up."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            faulthandler.dump_traceback(all_threads=False)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -99,8 +99,12 @@ def _moment(text: str, now: float) -> float:
         return date.replace(hour=hour, minute=minute).timestamp() + second
     # Use the C library instead of datetime: a local time that occurs twice at the end of summer
     # time is then resolved as in systemd.
+    local = date.year, date.month, date.day, hour, minute
+    standard = time.mktime((*local, 0, 0, 0, 0))
+    if not name and time.localtime(standard)[:5] == local:
+        return standard + second  # mktime(3) itself takes one or the other, by what it was asked before
     summer = time.tzname.index(name) if name else -1
-    return time.mktime((date.year, date.month, date.day, hour, minute, 0, 0, 0, summer)) + second
+    return time.mktime((*local, 0, 0, 0, summer)) + second
 
 
 def _zone(offset: str | None, name: str | None) -> tzinfo | None:

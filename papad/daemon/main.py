@@ -126,7 +126,8 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     tables = Tables(sockets, Values(store), processes, lambda: about() | {"connections": len(server.connections)})
     spawner.on_new = homes.furnish
     processes.recover()
-    homes.settle(store.names)
+    if homes.settle(store.names):
+        await homes.barrier()
     store.sweep()
     _tell_what_was_lost(tables)
     server = Server(tables, Peers())

@@ -77,7 +77,8 @@ async def life(fd_store: FdStore, act: Act, patch: Callable[[Tables], None] = la
     tables = Tables(sockets, Values(store), processes, dict)
     patch(tables)
     processes.recover()
-    homes.settle(store.names)
+    if homes.settle(store.names):
+        await homes.barrier()
     store.sweep()
     await act(tables)
 

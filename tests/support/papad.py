@@ -198,7 +198,7 @@ class Daemon:
 
 
 def _is_daemon(pid: str) -> bool:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         return b"papad.daemon.main" in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
 

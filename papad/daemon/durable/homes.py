@@ -129,19 +129,22 @@ class Homes:
             del self._missing[name]
             self.drop(name)
 
-    def settle(self, needed: Iterable[str]) -> None:
+    def settle(self, needed: Iterable[str]) -> bool:
         """Drop what an earlier daemon left and nobody took, but for the names that are `needed`.
 
         Those belong to what this version cannot use: they stay in the homes, for one that can.
+        Returns whether anything was dropped: it has an address until `barrier` has passed.
         """
         needed = set(needed)
+        dropped = self._found.keys() - needed
         for name in self._found.keys() & needed:
             self._held[name] = self._found[name], self._service not in self._missing[name]
-        for name in self._found.keys() - needed:
+        for name in dropped:
             log.warning("dropping descriptor %s: nothing uses it", name)
             self.discard(name)
         self._found.clear()
         self._missing.clear()
+        return bool(dropped)
 
     async def barrier(self) -> None:
         """Wait, at most a second, until both homes have dropped what they were told to."""

@@ -193,6 +193,8 @@ class Nursery:
         Their exits are of no interest any more: their parent is gone.
         """
         pipes = {fd for fd in self.held.values() if is_read_end(fd)}
+        # Before anybody is left behind: once we have ended, the addresses are free.
+        parcel.close_all([fd for fd in self.held.values() if fd not in pipes])
         if not pipes or os.fork():
             return
         try:

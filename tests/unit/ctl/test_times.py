@@ -140,3 +140,9 @@ def test_what_is_shown_is_understood() -> None:
 )
 def test_spans(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+@pytest.mark.parametrize("before", ["2026-07-01 12:00", "2026-12-01 12:00", "2026-10-25 02:30 CEST"])
+def test_a_time_that_occurs_twice_does_not_depend_on_what_was_asked_before(before: str) -> None:
+    parse(before, NOW)
+    assert parse("2026-10-25 02:30", NOW) == 1792891800

@@ -147,7 +147,7 @@ def test_what_nobody_takes_is_dropped_unless_it_is_needed(two: Two, caplog: pyte
     two.nursery.drop("unneeded too")
     two.restart()
     two.take("taken")
-    two.homes.settle(["needed", "taken", "only in the nursery", "pipe", "nobody has it"])
+    assert two.homes.settle(["needed", "taken", "only in the nursery", "pipe", "nobody has it"])
     assert two.kept == ("needed taken", "needed only in the nursery pipe taken")
     assert {record.getMessage() for record in caplog.records} == {
         "dropping descriptor unneeded: nothing uses it",
@@ -166,7 +166,8 @@ def test_a_new_nursery_gets_all_that_is_held_and_all_that_is_needed(two: Two) ->
     for name in ("taken", "dropped"):
         two.take(name)
     two.take("pipe", nursery_only=True)
-    two.homes.settle(["needed", "needed pipe"])
+    assert two.homes.settle(["needed", "needed pipe"])
+    assert not two.homes.settle([]), "there is nothing left to drop"
     two.hold("new")
     two.homes.drop("dropped")
     for name in two.nursery.kept:

@@ -279,6 +279,20 @@ def test_a_descendant_is_drained_after_its_parent_has_ended(daemon: Daemon, tmp_
     wait_until((tmp_path / "done").exists, "its child has written far more than a pipe holds")
 
 
+def test_the_addresses_are_free_as_soon_as_it_has_ended_though_somebody_drains(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / str(number)).mkdir()
+        with running_papad(tmp_path / str(number), tcp=True) as daemon:
+            daemon.leaving = True
+            pid = process(daemon, "x", "exec sleep 60")
+            daemon.popen.terminate()
+            assert daemon.popen.wait(20) == 0
+            with socket.socket() as other:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                other.bind(("127.0.0.1", daemon.port))
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_the_drainer_can_be_ended(daemon: Daemon) -> None:
     pid = process(daemon, "x", "exec sleep 60")
     pipe = open_fds(pid)[1]
