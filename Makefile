@@ -71,9 +71,12 @@ coverage: setup-dev  ## branch coverage of the unit tests
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# Two at a time: those on one booted Debian, and meanwhile those on the other, or on none.
+# Two at a time: those on one booted Debian, and meanwhile those on the other, or on none. A worker that dies ends
+# the run: with groups, xdist has been seen to wait for ever for its successor. The trees to boot are made first, for
+# that may take longer than a test may; where nothing can be booted, the tests of that are skipped.
 test: check  ## check, then every test, on a booted systemd too
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	-@$(BIN)/python -m tests.system.trees
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --max-worker-restart=0
 
 install:  ## put papad in place, or a newer one; honours DESTDIR=
 	@scripts/install '$(PYTHON)' '$(DESTDIR)'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,12 @@ from tests.support.papad import Daemon, empty, no_new_fds, running_papad
 
 def pytest_configure(config: pytest.Config) -> None:
     """A run that is ended by SIGTERM, as .ci/run does after its time, says where it was, and cleans up."""
+    pid = os.getpid()
 
     def leave(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != pid:  # a child of a test
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             faulthandler.dump_traceback(all_threads=False)
         raise KeyboardInterrupt

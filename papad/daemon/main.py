@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _run(service: Service, listeners: list[socket.socket], nofile: int) -> bool:
     """Recover, serve, and shut down in order; return whether exit-if-idle ended it."""
-    loop = asyncio.get_running_loop()
+    stopped = _when_told_to_end()
     service.notify(f"EXTEND_TIMEOUT_USEC={_RECOVERY * 1_000_000}")
     spawner = Spawner(service, nofile)
     homes = Homes(service, spawner)
@@ -112,13 +112,13 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     listeners += [homes.take_socket(name, nursery_only=True) for name in homes.of("control-")]
     if spawner.keeper and not listeners:
         log.critical("the nursery, which has the control sockets, does not answer; another papad has to try again")
-        os.kill(os.getpid(), signal.SIGKILL)  # an exit status would end the nursery
+        sys.exit(1)
     try:
         store = opened_store(homes)
     except LaterFormat as error:
         log.critical("%s; nothing was changed. Install that papad again, or a later one", error)
         service.notify("READY=1", f"STATUS={error}")
-        return await _told_to_end(loop.create_future())
+        return await stopped
     sockets = Sockets(homes, store, service.max_sockets)
     capture = Capture(homes, store)
     processes = Processes(homes, store, capture, spawner, sockets)
@@ -130,7 +130,7 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
         await homes.barrier()
     store.sweep()
     _tell_what_was_lost(tables)
-    server = Server(tables, Peers())
+    server = Server(tables, Peers(), stopped)
     for listener in listeners:
         server.listen(listener)
     _report_status(service, server)
@@ -140,7 +140,7 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     service.notify("READY=1", f"STATUS={tables.status}")
     log.info("papad %s is home, with %s", __version__, tables.status)
     paths = Paths(listeners)
-    left_idle = await _told_to_end(server.stopped)
+    left_idle = await stopped
     paths.close()
     await _leave(service, server, spawner, homes, listeners, idle=left_idle)
     return left_idle
@@ -163,8 +163,8 @@ async def _leave(
     server.close()
     if idle or not service.managed:
         tables.sockets.unlink()
-    if idle or (spawner.keeper and spawner.pid != os.getppid()):
-        homes.clear()  # the nursery that kept us was killed: the one after it would hold all this for nobody
+    if idle:
+        homes.clear()
     _tell_what_runs_on(tables, service, in_container=spawner.pid == 1)
     tables.processes.close()
 
@@ -227,16 +227,19 @@ def _tell_what_was_lost(tables: Tables) -> None:
                     log.error("lost over the stop of papad: %s", name)
 
 
-async def _told_to_end(stopped: asyncio.Future[bool]) -> bool:
-    """Wait for `stopped`, or a signal that tells papad to end, which is False."""
+def _when_told_to_end() -> asyncio.Future[bool]:
+    """Return what is done once papad is to stop: False by a signal, even one that came while it started."""
+    loop = asyncio.get_running_loop()
+    stopped: asyncio.Future[bool] = loop.create_future()
 
     def stop() -> None:
         if not stopped.done():
             stopped.set_result(False)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    return await stopped
+        loop.add_signal_handler(number, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # which the keeper has blocked
+    return stopped
 
 
 def _report_status(service: Service, server: Server) -> None:

@@ -24,7 +24,7 @@ _DRAIN = 0.5  # seconds for connections to become quiet when papad stops
 class Server:
     """All connections, whatever control socket they came through."""
 
-    def __init__(self, tables: Tables, peers: Peers) -> None:
+    def __init__(self, tables: Tables, peers: Peers, stopped: asyncio.Future[bool]) -> None:
         self.tables = tables
         self.connections: set[Connection] = set()
         self.peers = peers
@@ -32,8 +32,7 @@ class Server:
         self._tasks: set[asyncio.Task[Any]] = set()  # keeps tasks from being garbage-collected
         self.exit_when_idle = False
         """Set by exit-if-idle: stop once there are no connections, unless a new one comes."""
-        self.stopped: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        """Done when the daemon is to stop: True by exit-if-idle, False by a signal."""
+        self._stopped = stopped  # done when the daemon is to stop: True by exit-if-idle, False by a signal
         self._drained: asyncio.Future[None] | None = None  # set by drain; done at no connections
         self.on_change: list[Callable[[], None]] = []
         """Called after each command and acknowledgement, which may have changed what is held."""
@@ -85,10 +84,10 @@ class Server:
         self.connections.discard(connection)
         if self._drained is not None and not self.connections and not self._drained.done():
             self._drained.set_result(None)
-        if self.exit_when_idle and not self.connections and self.tables.idle and not self.stopped.done():
+        if self.exit_when_idle and not self.connections and self.tables.idle and not self._stopped.done():
             # At once, or a client could still connect, be answered, and lose what it made.
             self._accept_nobody()
-            self.stopped.set_result(True)
+            self._stopped.set_result(True)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(100):

@@ -7,8 +7,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from tests.system.machine import why_not
 
 CACHE = Path(os.environ.get("PAPAD_TEST_CACHE", "/var/cache/papad-test"))
 RELEASES = ("trixie", "bookworm")
@@ -105,3 +109,21 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def main() -> None:
+    """Make all trees that the tests will want, the releases at once: it can take longer than a test may."""
+    if reason := why_not():
+        sys.exit(f"no Debian can be booted here: {reason}")
+    releases = selected_releases()
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(lambda release: [tree(release, kind) for kind in _kinds(release)], releases):
+            pass
+
+
+def _kinds(release: str) -> list[str]:
+    return [kind for kind in KINDS if kind != "last" or release == "bookworm"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,7 @@
 """Keeps a daemon running where there is no service manager: by hand, or as PID 1 of a container.
 
 Then the program that is started is the nursery, and the daemon is its child, which is started anew
-whenever it dies. One that ends with a status of its own is not: it was told to end, or cannot work
-as it was configured; and with it ends the nursery.
+whenever it ends unless its status is 0: then it was told to, and with it ends the nursery.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ class Keeper:
         """The pid of the daemon, or 0."""
         self.due: float | None = 0.0
         """When to start the next daemon, by the monotonic clock; None while there is one."""
-        self.status: int | None = None
-        """The exit status of the daemon that ended, with which papad ends; None until then."""
+        self.over = False
+        """Whether papad has ended."""
 
     @property
     def state(self) -> dict[str, Any]:
@@ -72,10 +71,10 @@ class Keeper:
 
     def turn(self) -> None:
         """Start a daemon, if it is time; tell it to end, if papad is to end."""
-        if self.status is not None:
+        if self.over:
             return
         if self._stopping and not self.pid:
-            self._end(0)
+            self._end()
         elif self._stopping and not self._told:
             self._told = True
             os.kill(self.pid, signal.SIGTERM)
@@ -84,10 +83,16 @@ class Keeper:
 
     def _start(self) -> None:
         # In a session of its own: Ctrl-C, or the end of a terminal, is for us, who end it in order.
+        # SIGTERM waits until the daemon is ready for it.
         self._began, self.due = time.monotonic(), None
         try:
             self.pid = os.posix_spawn(
-                sys.executable, self._command, self._environ, setsid=True, setsigdef=[signal.SIGCHLD]
+                sys.executable,
+                self._command,
+                self._environ,
+                setsid=True,
+                setsigdef=[signal.SIGCHLD],
+                setsigmask=[signal.SIGTERM],
             )
         except OSError as error:  # no memory, or Python is just being replaced: later it may work
             with contextlib.suppress(OSError):
@@ -97,10 +102,8 @@ class Keeper:
     def ended(self, code: int) -> None:
         """Handle that the daemon has ended, by a signal if `code` is negative."""
         self.pid = 0
-        if code >= 0:
-            self._end(code)
-        elif self._stopping:  # SIGTERM came before it was ready for it, or it was killed meanwhile
-            self._end(0)
+        if code == 0 or self._stopping:
+            self._end()
         else:
             self._again()
 
@@ -110,8 +113,8 @@ class Keeper:
         self._delay = min(self._delay * _GROWTH, _LONGEST_DELAY) if at_once else _DELAY
         self.due = now + self._delay
 
-    def _end(self, status: int) -> None:
-        self.status, self.due = status, 0.0
+    def _end(self) -> None:
+        self.over, self.due = True, 0.0
 
     def stop(self) -> None:
         """Let papad end at the next turn. For signal handlers: it only takes note."""

@@ -109,10 +109,11 @@ class Nursery:
     # succeeded. Nothing waits for that: an exec that takes long (a hung mount, a lease on the
     # program) delays that child alone.
 
-    def __init__(self, listener: socket.socket, keeper: Keeper | None = None) -> None:
+    def __init__(self, listener: socket.socket, keeper: Keeper | None = None, *, with_daemon: bool = False) -> None:
         listener.setblocking(False)
         self._listener = listener
         self._keeper = keeper
+        self._with_daemon = with_daemon  # no other daemon would find us: end with the first
         self._channel: socket.socket | None = None  # to the newest daemon, as long as it lives
         self._children: dict[int, Child] = {}  # by pid
         self._waiting: dict[int, Child] = {}  # by id: to be released
@@ -129,11 +130,8 @@ class Nursery:
         self._ending = False  # SIGTERM received: exit once there are no children
         self._deadline = 0.0  # when ending: for the daemon to take the last reports
 
-    def run(self) -> int:
-        """Serve as long as there is a daemon, a child, or something to hold.
-
-        Returns the exit status of the daemon that it keeps, or 0.
-        """
+    def run(self) -> None:
+        """Serve as long as there is a daemon, a child, or something to hold."""
         wakeup, self._wakeup_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wakeup_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -168,10 +166,9 @@ class Nursery:
             if self._renew is not None and not self._unsent:
                 self._become_new(*self._renew)
             first = False
-        if self._keeper is not None:
+        if self._keeper is not None or self._with_daemon:
             self._drain()
         self._leave_reports()
-        return self._keeper.status or 0 if self._keeper is not None else 0
 
     def _leave_reports(self) -> None:
         """Write what is not acknowledged to a file beside our socket, for the next daemon."""
@@ -210,7 +207,9 @@ class Nursery:
 
     def _needed(self) -> bool:
         if self._keeper is not None:
-            return self._keeper.status is None
+            return not self._keeper.over
+        if self._with_daemon:
+            return self._channel is not None
         if self._ending and not self._children:
             self._deadline = self._deadline or time.monotonic() + _LINGER
             early = 0 if self._channel is not None else max(0.0, _LINGER - _LINGER_ALONE)
@@ -335,6 +334,7 @@ class Nursery:
             "reports": list(self._reports.values()),
             "keeper": self._keeper and self._keeper.state,
             "ending": self._ending,
+            "with daemon": self._with_daemon,
         }
 
     @classmethod
@@ -343,6 +343,7 @@ class Nursery:
         nursery = cls(socket.socket(fileno=state["listener"]), state["keeper"] and Keeper.restored(state["keeper"]))
         nursery.held = state["held"]
         nursery._ending = state["ending"]
+        nursery._with_daemon = state["with daemon"]
         if state["channel"] >= 0:
             nursery._channel = socket.socket(fileno=state["channel"])
         for pid, id, fd, told in state["children"]:
@@ -499,7 +500,8 @@ def main() -> None:
     With a second argument it keeps a daemon itself: it holds the control sockets with these fds,
     which have commas between, and starts daemons with the arguments that follow.
 
-    `--renewed FD` goes on as renewal.py says; `--self-test` tries that without a nursery.
+    With `--with-daemon` in their place it ends with the first daemon that connects. `--renewed FD`
+    goes on as renewal.py says; `--self-test` tries that without a nursery.
     """
     if sys.argv[1] == "--self-test":
         nursery = Nursery(socket.socket(socket.AF_UNIX))
@@ -511,14 +513,14 @@ def main() -> None:
         comm.write("papad-nursery")
     json.dumps({})
     gc.freeze()
-    sys.exit(nursery.run())
+    nursery.run()
 
 
 def _new(arguments: list[str]) -> Nursery:
     listener = socket.socket(fileno=int(arguments[0]))
     listener.set_inheritable(False)
-    if not arguments[1:]:
-        return Nursery(listener)
+    if not arguments[1:] or arguments[1] == "--with-daemon":
+        return Nursery(listener, with_daemon=bool(arguments[1:]))
     nursery = Nursery(listener, Keeper(listener.getsockname()[1:].decode(), arguments[2:]))
     for number, fd in enumerate(map(int, arguments[1].split(","))):
         os.set_inheritable(fd, False)

@@ -240,7 +240,9 @@ class Spawner:
 
     async def _launch(self, prefix: list[str]) -> bool:
         with nursery_listener(self._address) as listener:
-            command = [*prefix, *python(NURSERY, str(listener.fileno()))]
+            # By hand, where the nursery that kept us was killed, nobody starts another daemon.
+            how = ["--with-daemon"] if self.keeper else []
+            command = [*prefix, *python(NURSERY, str(listener.fileno()), *how)]
             environ = {key: os.environ[key] for key in ("PATH", "LANG", "XDG_RUNTIME_DIR") if key in os.environ}
             try:
                 self._popen = subprocess.Popen(  # noqa: ASYNC220 - returns at once

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -105,12 +106,13 @@ def run_once(keeper: Keeper) -> None:
     keeper.ended(os.waitstatus_to_exitcode(status))
 
 
-def test_one_that_dies_by_a_signal_is_started_anew_and_the_later_the_more_often_it_dies_at_once() -> None:
-    keeper = one_that("import os; os.kill(os.getpid(), 9)")
+@pytest.mark.parametrize("how", ["os.kill(os.getpid(), 9)", "sys.exit(1)", "sys.exit(78)"])
+def test_one_that_dies_is_started_anew_and_the_later_the_more_often_it_dies_at_once(how: str) -> None:
+    keeper = one_that(f"import os, sys; {how}")
     delays = []
     for _ in range(30):
         run_once(keeper)
-        assert keeper.status is None
+        assert not keeper.over
         assert keeper.due is not None
         delays.append(round(keeper.due - time.monotonic(), 1))
         keeper.due = 0.0
@@ -137,31 +139,41 @@ def test_a_daemon_that_cannot_be_started_is_tried_again(
     keeper = one_that("")
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     keeper.turn()
-    assert (keeper.pid, keeper.status) == (0, None)
+    assert (keeper.pid, keeper.over) == (0, False)
     assert keeper.due is not None
     assert "cannot start the daemon" in capfd.readouterr().err
 
 
-def test_a_daemon_that_ends_with_a_status_ends_papad_with_that_status() -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, socket.socket(socket.AF_UNIX) as control:
-        listener.bind(b"")
-        listener.listen()
-        fds = [listener.fileno(), control.fileno()]
-        command = [sys.executable, "-m", "papad.daemon.nursery.main", *map(str, fds), "--no-such-option"]
-        done = subprocess.run(
-            command, cwd=REPOSITORY, pass_fds=fds, capture_output=True, text=True, timeout=20, check=False
-        )
-    assert done.returncode == 2
-    assert "--no-such-option" in done.stderr
+def test_one_that_ends_as_it_was_told_to_is_not_started_anew() -> None:
+    keeper = one_that("")
+    run_once(keeper)
+    keeper.turn()
+    assert (keeper.pid, keeper.over) == (0, True)
 
 
-def test_a_daemon_that_does_not_find_its_nursery_dies_by_a_signal() -> None:
-    """An exit status would end a nursery that is only slow."""
+def test_a_daemon_that_ends_by_a_fault_of_its_own_is_followed_by_the_next(tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "papad", tmp_path / "papad", ignore=shutil.ignore_patterns("__pycache__"))
+    module = tmp_path / "papad/daemon/server.py"
+    sound = module.read_text()
+    with running_papad(tmp_path, cwd=tmp_path) as daemon:
+        daemon.ask("set a here")
+        pid = process(daemon, "x", "exec sleep 60")
+        module.write_text(f"{sound}\n1 / 0\n")
+        kill(daemon.pid)
+        wait_until(lambda: daemon.log.count("ZeroDivisionError") > 2, "it has been tried again")
+        module.write_text(sound)
+        wait_until(lambda: daemon.log.count("is home") == 2, "papad is home again")
+        assert daemon.ask("get a") == "here"
+        assert json.loads(daemon.ask("describe processes x"))["pid"] == pid
+        os.truncate(daemon.path + ".log", 0)  # a traceback is a failure
+
+
+def test_a_daemon_that_does_not_find_its_nursery_says_so() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "papad.daemon.main"], cwd=REPOSITORY, env=os.environ | {KEEPER: "no such"},
         capture_output=True, text=True, timeout=20, check=False,
     )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL
+    assert done.returncode == 1
     assert "does not answer" in done.stderr
 
 
@@ -177,16 +189,27 @@ def test_these_signals_end_it_in_order(daemon: Daemon, number: int) -> None:
     assert not os.path.exists(daemon.path)
 
 
-def test_a_signal_while_the_daemon_starts_or_is_dead_ends_it_as_well(tmp_path: Path) -> None:
-    for at in range(6):
-        command = [sys.executable, "-m", "papad.daemon.main", "-u", str(tmp_path / f"{at}.sock")]
+@pytest.mark.parametrize("delay", [0, 0.05, 0.1, 0.15, 0.2, 0.3])
+def test_a_signal_while_the_daemon_starts_ends_it_in_order(tmp_path: Path, delay: float) -> None:
+    path = str(tmp_path / "s")
+    command = [sys.executable, "-m", "papad.daemon.main", "-u", path]
+    with open(path + ".log", "wb") as log, subprocess.Popen(command, cwd=REPOSITORY, stderr=log) as popen:
+        pid = wait_until(lambda: child_of(popen.pid), "there is a daemon")
+        time.sleep(delay)
+        popen.terminate()
+        assert popen.wait(20) == 0
+        assert not alive(pid)
+        assert "leaving" in Daemon(popen, path, 0).log
+        assert not os.path.exists(path)
+
+
+def test_a_signal_while_the_daemon_is_dead_ends_it_as_well(tmp_path: Path) -> None:
+    for number in range(3):
+        command = [sys.executable, "-m", "papad.daemon.main", "-u", str(tmp_path / f"{number}.sock")]
         with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL) as popen:
-            pid = wait_until(lambda popen=popen: child_of(popen.pid), "there is a daemon")
-            if at % 2:
-                os.kill(pid, signal.SIGKILL)
+            os.kill(wait_until(lambda popen=popen: child_of(popen.pid), "there is a daemon"), signal.SIGKILL)
             popen.terminate()
             assert popen.wait(20) == 0
-            assert not alive(pid)
 
 
 def at_terminal(tmp_path: Path) -> tuple[int, int]:
@@ -287,9 +310,7 @@ def test_the_addresses_are_free_as_soon_as_it_has_ended_though_somebody_drains(t
             pid = process(daemon, "x", "exec sleep 60")
             daemon.popen.terminate()
             assert daemon.popen.wait(20) == 0
-            with socket.socket() as other:
-                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                other.bind(("127.0.0.1", daemon.port))
+            assert bindable(daemon.port)
         os.kill(pid, signal.SIGKILL)
 
 
@@ -459,5 +480,32 @@ def test_killed_itself_it_leaves_a_daemon_that_goes_on_and_frees_all_when_it_end
     wait_until(lambda: not alive(pid), "the daemon has ended")
     assert not os.path.exists(daemon.path)
     wait_until(lambda: not alive(told["nursery"]), "nobody holds what it had")
-    with socket.socket() as sock:
+    assert bindable(port)
+
+
+def test_both_killed_one_after_the_other_nobody_holds_what_they_had(daemon: Daemon, tmp_path: Path) -> None:
+    web = int(daemon.ask("make socket web").partition("port=")[2].split()[0])
+    daemon.leaving = True
+    pid = daemon.pid
+    daemon.popen.kill()
+    daemon.popen.wait(20)
+    new = process(
+        daemon, "new", f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; seq 200000; touch {tmp_path}/done"
+    )
+    nursery = json.loads(daemon.ask("describe server"))["nursery"]
+    kill(pid)
+    wait_until(lambda: not alive(nursery), "the second nursery has ended")
+    assert bindable(daemon.port)
+    assert alive(new)
+    (tmp_path / "go").touch()
+    wait_until((tmp_path / "done").exists, "it has written far more than a pipe holds")
+    wait_until(lambda: bindable(web), "its process, the last to have the socket, has ended")
+
+
+def bindable(port: int) -> bool:
+    """Whether nobody listens at a port of 127.0.0.1."""
+    with socket.socket() as sock, contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", port))
+        return True
+    return False
