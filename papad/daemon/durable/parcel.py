@@ -1,8 +1,8 @@
 """Parcels: a message and its descriptors in one datagram, for the nursery's channel.
 
 A message is a JSON object. One that is too large for a datagram travels in a memfd, which is passed
-as the first descriptor, so the default socket buffer of an unprivileged user is always enough. Lone
-surrogates (bytes that are not UTF-8) survive.
+as the first descriptor, so the default socket buffer of an unprivileged user is always enough; the
+datagram says which one it is. Lone surrogates (bytes that are not UTF-8) survive.
 """
 
 from __future__ import annotations
@@ -19,10 +19,19 @@ MAX_FDS = 240
 
 _INLINE = 16 * 1024
 _SPILLED = b"#"
+_HEAD = ("do", "what", "id")  # what a datagram says of a message that is in a memfd
 _BUFFER = _INLINE + 1024
 _ANCILLARY = socket.CMSG_SPACE((MAX_FDS + 1) * array.array("i").itemsize)
 
 Record = dict[str, Any]
+
+
+class Lost(ValueError):
+    """A large message came without its memfd: the receiver has no descriptor left. `record` is its beginning."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__(f"a large message came without its memfd: {record}")
+        self.record = record
 
 
 def send(sock: socket.socket, record: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
@@ -37,7 +46,8 @@ def send(sock: socket.socket, record: Mapping[str, Any], fds: Sequence[int] = ()
     memfd = os.memfd_create("papad-record", os.MFD_CLOEXEC)
     try:
         write_all(memfd, data)
-        socket.send_fds(sock, [_SPILLED], [memfd, *fds])
+        head = {key: record[key] for key in _HEAD if key in record}
+        socket.send_fds(sock, [_SPILLED + json.dumps(head).encode("ascii")], [memfd, *fds])
     finally:
         os.close(memfd)
 
@@ -60,12 +70,12 @@ def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
 def unpack(data: bytes, fds: list[int]) -> Record:
     """Return the message of a raw parcel.
 
-    The memfd of a large message is removed from `fds` and closed. Raises ValueError if the parcel
-    is damaged.
+    The memfd of a large message is removed from `fds` and closed. Raises Lost if it did not come,
+    and another ValueError if the parcel is damaged.
     """
-    if data == _SPILLED:
+    if data[:1] == _SPILLED:
         if not fds:
-            raise ValueError("a large record came without its memfd")
+            raise Lost(json.loads(data[1:]))
         memfd = fds.pop(0)
         try:
             data = read_all(memfd)

@@ -267,7 +267,12 @@ class Nursery:
             return False
         try:
             message = parcel.unpack(data, fds)
-        except ValueError:  # a large one came without its memfd: we have no descriptor left
+        except parcel.Lost as lost:
+            parcel.close_all(self._extra)
+            self._extra = []
+            if lost.record.get("do") == "spawn":
+                self._cannot_spawn(lost.record["id"], errno.EMFILE)
+        except ValueError:
             parcel.close_all(fds)
         else:
             self._do(message, fds)
@@ -444,7 +449,7 @@ class Nursery:
                     finally:
                         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             except OSError as reason:
-                self._report({"what": "failed", "id": id, "error": f"Cannot start a process: {reason.strerror}"})
+                self._cannot_spawn(id, reason.errno)
                 return
         ours.setblocking(False)
         self._children[pid] = self._waiting[id] = Child(id, ours.detach())
@@ -453,6 +458,9 @@ class Nursery:
         except OSError:
             pidfd = -1
         self._report({"what": "forked", "id": id, "pid": pid, "started": time.time()}, pidfd)
+
+    def _cannot_spawn(self, id: int, reason: int | None) -> None:
+        self._report({"what": "failed", "id": id, "error": f"Cannot start a process: {os.strerror(reason or 0)}"})
 
     def _close(self, child: Child) -> None:
         fd, child.fd = child.fd, -1

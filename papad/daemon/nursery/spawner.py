@@ -336,7 +336,11 @@ class Spawner:
             if not data:
                 self._lost()
                 return
-            self._heard(parcel.unpack(data, fds), fds)
+            try:
+                record = parcel.unpack(data, fds)
+            except parcel.Lost as lost:  # the only long one is of a command that cannot be executed
+                record = lost.record | {"error": "Cannot start a process, and no descriptor is left to learn why"}
+            self._heard(record, fds)
 
     def _heard(self, record: parcel.Record, fds: list[int]) -> None:
         match record["what"]:

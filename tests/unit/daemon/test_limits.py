@@ -422,6 +422,20 @@ def test_320_failing_commands_with_long_names_leak_no_descriptor(tmp_path: Path)
         assert len(talk.ask("list processes").splitlines()) == 2
 
 
+def test_a_failing_command_with_a_long_name_is_answered_however_few_descriptors_are_left(tmp_path: Path) -> None:
+    with running_papad(tmp_path) as papad, papad.connect() as talk:
+        assert "pid=" in talk.ask("make process first /bin/true")
+        wait_until(lambda: "running=False" in talk.ask("list processes first"), "it has ended")
+        for pid in (papad.pid, papad.nursery):
+            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            used = len(open_fds(pid))
+            for room in range(12):
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + room, before[1]))
+                assert talk.ask(f"make process x /{'n' * 17_000}").startswith("Error: ")
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert "pid=" in talk.ask("make process last /bin/true")
+
+
 @contextlib.contextmanager
 def no_memory_from(papad: Daemon, name: str, into: int) -> Iterator[None]:
     """Writes of the daemon into the ring of a process fail from a byte of its range on: no file may be longer."""

@@ -90,9 +90,13 @@ def test_the_end_of_the_channel_is_empty(pair: Pair) -> None:
     assert parcel.receive(pair[1]) == (b"", [])
 
 
-def test_a_large_record_that_came_without_its_memfd_is_refused() -> None:
-    with pytest.raises(ValueError, match="without its memfd"):
-        parcel.unpack(b"#", [])
+def test_of_a_large_record_that_came_without_its_memfd_one_knows_which_it_was(pair: Pair) -> None:
+    parcel.send(pair[0], {"do": "spawn", "id": 7, "args": ["x" * 20_000]}, [0])
+    data, fds = parcel.receive(pair[1])
+    parcel.close_all(fds)
+    with pytest.raises(parcel.Lost, match="without its memfd") as error:
+        parcel.unpack(data, [])
+    assert error.value.record == {"do": "spawn", "id": 7}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"3", b'{"a":1}x', b"\xff\xfe", b"#", b"null", b"\0" * 40])

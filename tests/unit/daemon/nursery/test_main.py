@@ -561,8 +561,9 @@ def test_a_lack_of_descriptors_ends_nothing(nursery: Nursery) -> None:
     used = len(open_fds(pid))
     for room in range(8):
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + room, soft[1]))
-        small = nursery.spawn("/bin/true")
-        nursery.until(small, "failed", "exited")
+        nursery.until(nursery.spawn("/bin/true"), "failed", "exited")
+        told = nursery.until(nursery.spawn("/bin/true", "x" * 20_000), "failed", "exited")
+        assert room or "Too many open files" in told["error"]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, soft)
     assert nursery.code(nursery.spawn("/bin/true")) == 0
     os.kill(child, signal.SIGKILL)
