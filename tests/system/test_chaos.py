@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from tests.system.papad import TOOLS, Papad
+from tests.system import packages
+from tests.system.papad import TOOLS, Papad, copy_checkout
 
 SECONDS = int(os.environ.get("PAPAD_CHAOS_SECONDS", "30"))
 CALLS = [
@@ -26,7 +28,7 @@ CALLS = [
 ]
 CALLS += ["unlink", "setsockopt", "sendto", "fcntl", "epoll_ctl"]
 BLOWS = ("restarts", "daemon-reexecs", "stops", "FD stores dropped")
-BLOWS += ("nursery kills", "nursery kills, then papad", "kills of both")
+BLOWS += ("nursery kills", "nursery kills, then papad", "kills of both", "version changes")
 NTH_SECONDS = int(os.environ.get("PAPAD_NTH_SECONDS", "60"))
 
 
@@ -41,19 +43,40 @@ def injecting(papad: Papad) -> Iterator[Papad]:
     papad.systemctl("daemon-reload")
 
 
-def test_random_kills(papad: Papad) -> None:
+@pytest.fixture
+def changing(papad: Papad) -> Iterator[Papad]:
+    """A papad whose version is what a symlink says: this one, or an imaginary next one."""
+    root, drop_in = papad.machine.root, "/etc/systemd/system/papad.service.d/version.conf"
+    for name, vary in (("now", lambda source: None), ("next", packages.next_version)):
+        copy_checkout(root(f"{TOOLS}/{name}"))
+        vary(root(f"{TOOLS}/{name}"))
+    root(f"{TOOLS}/version").symlink_to("now")
+    papad.machine.write(drop_in, f"[Service]\nEnvironment=PYTHONPATH={TOOLS}/version\n")
+    papad.systemctl("daemon-reload")
+    yield papad
+    papad.machine.root(drop_in).unlink()
+    papad.systemctl("daemon-reload")
+    papad.systemctl("restart", "papad.service")
+    root(f"{TOOLS}/version").unlink()
+    for name in ("now", "next"):
+        shutil.rmtree(root(f"{TOOLS}/{name}"))
+
+
+def test_random_kills(changing: Papad) -> None:
     seed = os.environ.get("PAPAD_CHAOS_SEED") or str(random.randrange(10**9))
     print(f"\nseed {seed}, {SECONDS} s; again with: make chaos SECONDS={SECONDS} SEED={seed}")
-    done = papad.machine.run("/usr/bin/python3", f"{TOOLS}/chaos.py", str(SECONDS), seed, seconds=SECONDS + 120)
-    report = json.loads(done.stdout)
-    print(json.dumps(report["counts"]))
+    command = ("/usr/bin/python3", f"{TOOLS}/chaos.py", str(SECONDS), seed)
+    report = json.loads(changing.machine.run(*command, seconds=SECONDS + 120).stdout)
+    log = changing.machine.out("journalctl", "-u", "papad.service", "-o", "cat")
+    counts = report["counts"] | {"renewals": log.count("the nursery was renewed")}
+    print(json.dumps(counts))
     assert not report["faults"], "\n".join(report["faults"])
     assert not report["stuck"]
-    assert report["counts"]["kills"] >= SECONDS / 2
-    assert min(report["counts"][what] for what in BLOWS) >= 1
+    assert counts["kills"] >= SECONDS / 2
+    assert min(counts[what] for what in (*BLOWS, "renewals")) >= 1
     # Only processes that end in the moments in which neither is there may lose anything.
-    assert report["counts"].get("unknown tails", 0) <= report["counts"]["processes"] / 10
-    assert min(report["counts"][what] for what in ("processes", "bytes", "values", "sockets", "requests")) > SECONDS / 4
+    assert counts.get("unknown tails", 0) <= counts["processes"] / 10
+    assert min(counts[what] for what in ("processes", "bytes", "values", "sockets", "requests")) > SECONDS / 4
 
 
 def test_killed_at_every_system_call(injecting: Papad) -> None:

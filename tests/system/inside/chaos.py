@@ -5,8 +5,8 @@
 papad holds everything in two homes, and either may go, but not both: what is killed or dropped next is so only after
 what was lost before is whole again. Daemon and nursery are killed together, too; a process that ends by itself while
 both are gone may lose what it wrote last: those are counted as `unknown tails`. One whose nursery was killed may have
-an `unknown code`.
-
+an `unknown code`. Where there are two versions of papad to choose from, the other one takes its place now and then,
+and renews the nursery.
 
 Prints one JSON object: counts of what was done, and a list of what went wrong.
 """
@@ -133,6 +133,10 @@ DECK = (
 )
 
 BOTH = ("nursery kills, then papad", "kills of both")
+VERSION = Path("/opt/papad-test/version")
+"""A symlink to the version of papad that runs next; absent where there is only one."""
+if VERSION.exists():
+    DECK += ["version changes"] * 4
 
 
 def alive(pid: int) -> bool:
@@ -171,11 +175,21 @@ def stop(*, fd_store: bool) -> None:
     systemctl("start", "papad.socket", "papad.service")
 
 
+def change_version() -> None:
+    """Let the next papad be the version that the last one was not."""
+    new = VERSION.with_name("version.new")
+    new.symlink_to({"now": "next", "next": "now"}[os.readlink(VERSION)])
+    new.rename(VERSION)
+
+
 def blow(what: str, chance: random.Random) -> None:
     daemon, nursery = whole()
     blows.append(f"{time.time():.3f} {what}")
     match what:
         case "kills":
+            kill(daemon)
+        case "version changes":
+            change_version()
             kill(daemon)
         case "restarts":
             systemctl("restart", "papad.service")
