@@ -182,6 +182,22 @@ def change_version() -> None:
     new.rename(VERSION)
 
 
+def image(pid: int) -> str:
+    """Where the arguments of a process are, which changes at each execve(2) (proc(5), arg_start)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[45]
+
+
+def renewed(nursery: int, before: str) -> None:
+    """Wait until the nursery has executed another program."""
+    deadline = time.monotonic() + 20
+    while image(nursery) == before:
+        if time.monotonic() > deadline:
+            faults.append("the nursery was not renewed")
+            return
+        time.sleep(0.01)
+    counts["renewals"] += 1
+
+
 def blow(what: str, chance: random.Random) -> None:
     daemon, nursery = whole()
     blows.append(f"{time.time():.3f} {what}")
@@ -189,8 +205,11 @@ def blow(what: str, chance: random.Random) -> None:
         case "kills":
             kill(daemon)
         case "version changes":
+            before = image(nursery)
             change_version()
             kill(daemon)
+            if counts["version changes"] % 2 == 0:  # otherwise what comes next may come while it is renewed
+                renewed(nursery, before)
         case "restarts":
             systemctl("restart", "papad.service")
         case "daemon-reexecs":
@@ -214,7 +233,7 @@ def blow(what: str, chance: random.Random) -> None:
 
 def killer(seed: str) -> None:
     chance = random.Random(seed)
-    deck: list[str] = []
+    deck = chance.sample(DECK, len(DECK)) + list(dict.fromkeys(DECK))  # first each of them once, last to first
     while not over.is_set():
         time.sleep(chance.choice((0.02, 0.1, 0.2, 0.4)) * chance.random() * 2)
         deck = deck or chance.sample(DECK, len(DECK))
