@@ -1,9 +1,11 @@
 #!/bin/sh
-# boot.sh TREE CGROUP NAME: boot the Debian in TREE, which stays as it is.
+# boot.sh TREE CGROUP NAME OPTION…: boot the Debian in TREE, which stays as it is. The OPTIONs are nspawn's: --boot, or
+# the command to be PID 1 of what boots nothing.
 #
 # Runs in mount and pid namespaces of its own: what is mounted and started here goes when its first process does.
 set -eu
 tree=$1 cgroup=$2 name=$3
+shift 3
 
 mount --make-rprivate /
 echo $$ >"$cgroup/cgroup.procs"
@@ -21,5 +23,5 @@ tr -d - </proc/sys/kernel/random/uuid >/mnt/upper/etc/machine-id # an empty one 
 mount -t overlay -o "lowerdir=$tree,upperdir=/mnt/upper,workdir=/mnt/work" overlay /mnt/root
 
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-exec systemd-nspawn --quiet --directory=/mnt/root --boot --machine="$name" --console=pipe --register=no --keep-unit \
-    --settings=no --private-network --link-journal=no --resolv-conf=off --timezone=off </dev/null
+exec systemd-nspawn --quiet --directory=/mnt/root --machine="$name" --console=pipe --register=no --keep-unit \
+    --settings=no --private-network --link-journal=no --resolv-conf=off --timezone=off "$@" </dev/null

@@ -56,7 +56,12 @@ def _cgroup_here() -> Path | None:
 
 
 class Machine:
-    """A running machine. Use as a context manager; `init` is the pid of its systemd, seen from outside."""
+    """A running machine. Use as a context manager; `init` is the pid of its PID 1, seen from outside."""
+
+    options: Sequence[str] = ("--boot",)
+    """What nspawn is told to start."""
+    first = "systemd"
+    """The name that its PID 1 has in the end; before, it is still nspawn setting things up."""
 
     def __init__(self, tree: Path, name: str) -> None:
         self.name = name
@@ -83,7 +88,14 @@ class Machine:
         self._console: IO[str] = tempfile.TemporaryFile("a+")  # noqa: SIM115 - closed by the next line
         self._ending.callback(self._console.close)
         apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-        script = ("sh", str(HERE / "boot.sh"), str(self._tree), str(cgroup), f"{self.name}-{os.getpid()}")
+        script = (
+            "sh",
+            str(HERE / "boot.sh"),
+            str(self._tree),
+            str(cgroup),
+            f"{self.name}-{os.getpid()}",
+            *self.options,
+        )
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig=KILL", *apart, *script],
             stdin=subprocess.DEVNULL,
@@ -91,12 +103,13 @@ class Machine:
             stderr=self._console,
             start_new_session=True,  # Ctrl-C is for pytest, which then ends this in order
         )
+        self.process = process
         self._ending.callback(process.wait, timeout=20)
         self._ending.callback(process.kill)
 
         def find_init() -> bool:
             assert process.poll() is None, f"the container did not start:\n{self.console()}"
-            self.init = _init_below(process.pid)
+            self.init = _init_below(process.pid, self.first)
             return self.init != 0
 
         try:
@@ -196,23 +209,19 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _init_below(pid: int) -> int:
-    """The pid of the container's PID 1, two pid namespaces further in than `pid`; 0 while there is none."""
+def _init_below(pid: int, first: str) -> int:
+    """The pid of the container's PID 1, two pid namespaces further in than `pid`; 0 while there is none of that name."""
     for child in _children(pid):
         with contextlib.suppress(OSError):
             levels = re.search(r"^NSpid:(.*)$", Path(f"/proc/{child}/status").read_text(), re.MULTILINE)
             numbers = levels.group(1).split() if levels else []
-            # unshare's child is 1 in its namespace, the container's systemd in the one below that.
-            if len(numbers) > 1 and numbers[-1] == "1" and numbers[-2] != "1" and _is_systemd(child):
+            # unshare's child is 1 in its namespace, the container's PID 1 in the one below that.
+            named = Path(f"/proc/{child}/comm").read_text().strip() == first
+            if len(numbers) > 1 and numbers[-1] == "1" and numbers[-2] != "1" and named:
                 return child
-            if below := _init_below(child):
+            if below := _init_below(child, first):
                 return below
     return 0
-
-
-def _is_systemd(pid: int) -> bool:
-    """Whether the container's first process has become systemd (before, it is still nspawn setting things up)."""
-    return Path(f"/proc/{pid}/comm").read_text().strip() == "systemd"
 
 
 def _remove_cgroup(top: Path) -> None:
