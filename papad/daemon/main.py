@@ -139,7 +139,7 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     server.run(spawner.renew())
     service.notify("READY=1", f"STATUS={tables.status}")
     log.info("papad %s is home, with %s", __version__, tables.status)
-    paths = Paths(listeners)
+    paths = _paths(store, listeners)
     left_idle = await stopped
     paths.close()
     await _leave(service, server, spawner, homes, listeners, idle=left_idle)
@@ -194,6 +194,18 @@ def _about(service: Service, store: Store, spawner: Spawner) -> Callable[[], dic
         "nursery": spawner.pid,
         "limits": limits,
     }
+
+
+def _paths(store: Store, listeners: list[socket.socket]) -> Paths:
+    """Watch the paths of the control sockets, also for what was done to them while there was no papad."""
+    known = store.entries.get(_SERVER, {}).get("paths", {})
+    paths = Paths(listeners, known)
+    if paths.known != known:
+        try:
+            store.write(_SERVER, {"paths": paths.known})
+        except (OSError, Error) as error:
+            log.warning("cannot remember the paths of the control sockets: %s", error)
+    return paths
 
 
 def _tell_what_runs_on(tables: Tables, service: Service, *, in_container: bool) -> None:

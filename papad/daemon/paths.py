@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import socket
+from collections.abc import Mapping
 
 log = logging.getLogger("papad")
 
@@ -23,11 +24,19 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Paths:
     """The paths of listening Unix sockets, which stay the caller's."""
 
-    def __init__(self, listeners: list[socket.socket]) -> None:
-        """Watch them, in the event loop; a path that is gone already is told at once."""
+    def __init__(self, listeners: list[socket.socket], known: Mapping[str, int]) -> None:
+        """Watch them, in the event loop; a path that is lost already is told at once.
+
+        `known` is what an earlier daemon had there.
+        """
         self._lost: set[str] = set()
-        names = [each.getsockname() for each in listeners if each.family == socket.AF_UNIX]
-        self._inodes = {path: _inode(path) for path in names if isinstance(path, str) and path.startswith("/")}
+        self._inodes: dict[str, int] = {}  # of the files
+        self.known: dict[str, int] = {}
+        """The inode of the file at each path, by the inode of the socket; for the next daemon."""
+        for each in listeners:
+            path, number = each.getsockname(), str(os.fstat(each.fileno()).st_ino)
+            if isinstance(path, str) and path.startswith("/"):
+                self._inodes[path] = self.known[number] = known.get(number) or _inode(path)
         self._inotify = _libc.inotify_init1(_CLOEXEC_NONBLOCK)
         if self._inotify < 0:
             return

@@ -40,5 +40,15 @@ def test_a_path_that_was_lost_while_papad_was_away_is_told_at_its_start(own_papa
     wait_until(lambda: LOST in own_papad.log, "it is told")
 
 
+def test_a_path_that_was_replaced_while_papad_was_away_is_told_at_its_start(own_papad: Daemon) -> None:
+    """As the original client does, whose connection has just ended before the welcome."""
+    os.kill(own_papad.pid, signal.SIGKILL)
+    os.unlink(own_papad.path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(own_papad.path)
+        wait_until(lambda: own_papad.log.count("is home") == 2, "the next one is home")
+        wait_until(lambda: LOST in own_papad.log, "it is told")
+
+
 def test_it_takes_one_descriptor(own_papad: Daemon) -> None:
     assert sum("inotify" in what for what in open_fds(own_papad.pid).values()) == 1
