@@ -139,7 +139,7 @@ class Store:
     def refuse_kept(self, key: str) -> None:
         """Raise Error if there is an entry `key`, which the caller does not know: it cannot use it."""
         if key in self.entries:
-            raise Error(f"{key.partition(':')[2]} was made by a later version of papad, which can use it; it is kept")
+            raise Error(f"{key.partition(':')[2]} is kept for a papad that can use it; see papad's log")
 
     def write(self, key: str, values: Mapping[str, Any]) -> None:
         """Set fields of the entry `key`; None removes one.

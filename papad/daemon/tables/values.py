@@ -31,7 +31,10 @@ class Values:
         return self._values.get(name, "")
 
     def set(self, name: str, value: str) -> None:
-        """Set a value; an empty one clears it. Raises Error or OSError if there is no room."""
+        """Set a value; an empty one clears it.
+
+        Raises Error or OSError if there is no room, and Error if this papad cannot use what is there.
+        """
         if value:
             write = self._store.write if name in self._values else self._store.begin
             write(_KEY + name, {"value": value})
@@ -39,6 +42,8 @@ class Values:
         elif name in self._values:
             self._store.erase(_KEY + name)
             del self._values[name]
+        else:
+            self._store.refuse_kept(_KEY + name)
 
     def lines(self, patterns: list[str]) -> list[str]:
         """Return `NAME VALUE` for each name that matches, sorted."""

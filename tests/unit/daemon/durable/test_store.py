@@ -180,7 +180,7 @@ def test_after_any_changes_and_restarts_all_is_as_a_dict_would_have_it(steps: li
                 store.write(*rest)
                 model_of(model, *rest)
             elif kind == "begin" and rest[0] in model:
-                with pytest.raises(Error, match="was made by a later version of papad"):
+                with pytest.raises(Error, match="is kept for a papad that can use it"):
                     store.begin(*rest)
             elif kind == "begin":
                 store.begin(*rest)
