@@ -20,6 +20,7 @@ from papad.daemon.commands.table import Tables
 from papad.daemon.durable.homes import Homes
 from papad.daemon.durable.store import LaterFormat, Store, opened_store
 from papad.daemon.durable.systemd import Service
+from papad.daemon.log import set_up as set_up_log
 from papad.daemon.nursery.keeper import KEEPER, NURSERY, python
 from papad.daemon.nursery.spawner import Spawner, nursery_listener, raise_nofile_limit
 from papad.daemon.output.capture import Capture
@@ -65,7 +66,7 @@ def main() -> None:
     if os.getpid() == 1:
         os.environ.pop("NOTIFY_SOCKET", None)  # of a container's manager: it would hold nothing for us
     service = Service()
-    _set_up_log(debug=options.debug, journal=service.managed)
+    set_up_log(debug=options.debug, journal=service.managed)
     try:
         listeners = [] if kept else _control_sockets(service, options)
     except Error as error:
@@ -373,21 +374,6 @@ def _unix_listener(path: str) -> socket.socket:
     bind_path(sock, str(Path(path).absolute()), 0o117)
     sock.listen(_BACKLOG)
     return sock
-
-
-def _set_up_log(*, debug: bool, journal: bool) -> None:
-    """Log structured entries to the journal under systemd, lines to stderr elsewhere."""
-    handler: logging.Handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("papad: %(levelname)s: %(message)s"))
-    if journal:
-        from systemd.journal import JournalHandler
-
-        stderr, handler = handler, JournalHandler(SYSLOG_IDENTIFIER="papad")
-        # Falls back to stderr if there is no journald.
-        handler.handleError = stderr.emit  # type: ignore[method-assign]
-    log.addHandler(handler)
-    log.propagate = False
-    log.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
 if __name__ == "__main__":

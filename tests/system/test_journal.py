@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from tests.support.waiting import wait_until
@@ -58,17 +60,39 @@ def test_every_line_goes_to_the_journal_once_over_kills_of_papad(papad: Papad) -
     assert described(papad, name)["unforwarded"] == 0
 
 
-def captured_while_journald_is_stopped(papad: Papad, name: str, bufsize: str) -> dict[str, Any]:
-    """A process writes 100,000 lines while journald takes nothing; what is known of it then."""
+@contextlib.contextmanager
+def journald_stopped(papad: Papad) -> Iterator[None]:
+    """Meanwhile the journal takes nothing. papad runs already."""
     papad.ask("get v")
     journald = papad.machine.out("systemctl", "show", "-P", "MainPID", "systemd-journald.service")
     papad.machine.run("kill", "-STOP", journald)
     try:
+        yield
+    finally:
+        papad.machine.run("kill", "-CONT", journald)
+
+
+def captured_while_journald_is_stopped(papad: Papad, name: str, bufsize: str) -> dict[str, Any]:
+    """A process writes 100,000 lines while journald takes nothing; what is known of it then."""
+    with journald_stopped(papad):
         papad.ask(f"make process {name} journal=1 bufsize={bufsize} /usr/bin/seq 100000")
         wait_until(lambda: described(papad, name)["closed"], "all is captured")
         return described(papad, name)
-    finally:
-        papad.machine.run("kill", "-CONT", journald)
+
+
+def test_a_journal_that_takes_nothing_holds_no_command_up_and_is_told_later_what_it_missed(papad: Papad) -> None:
+    with journald_stopped(papad):
+        for round in range(3):
+            made = papad.talk(*(f"make process w{round}.{number} /bin/true" for number in range(100)))
+            assert all("pid=" in line for line in made)
+    wait_until(lambda: "log messages were dropped" in log_of(papad), "what was dropped is told")
+    papad.ask("make process next /bin/true")
+    wait_until(lambda: "started process next with pid" in log_of(papad), "it goes on")
+
+
+def log_of(papad: Papad) -> str:
+    papad.machine.run("journalctl", "--sync")
+    return papad.machine.out("journalctl", "-q", "-o", "cat", "-t", "papad")
 
 
 def test_a_journal_that_takes_nothing_holds_nothing_up_and_gets_everything_later(papad: Papad) -> None:

@@ -9,10 +9,11 @@ but would block while journald is stuck.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from papad.daemon.output.ring import STREAMS, Ring
 
@@ -31,8 +32,8 @@ class Source(Protocol):
     pipes: dict[int, int]
 
 
-class Journal:
-    """A connection to the journal."""
+class Journald:
+    """A connection to journald."""
 
     def __init__(self, path: str = _SOCKET) -> None:
         self._path = path
@@ -47,6 +48,55 @@ class Journal:
         """Close the socket."""
         self._socket.close()
 
+    def send(self, fields: Mapping[str, bytes]) -> bool:
+        """Send one entry. Return False if journald does not take it now.
+
+        Raises OSError if there is no journald, or if the entry is too long for it.
+        """
+        entry = b"".join(
+            name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n" for name, value in fields.items()
+        )
+        for last in (False, True):
+            try:
+                self._socket.send(entry)
+            except BlockingIOError:
+                return False
+            except OSError:  # not connected yet, journald has restarted, or there is no journald
+                if last:
+                    raise
+                self._socket.connect(self._path)
+            else:
+                break
+        return True
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """The beginning of a line of a stream, the rest of which is still to come."""
+
+    begin: int
+    """How far the stream was forwarded when it was read."""
+    end: int
+    """How far the ring has been read."""
+    data: bytes
+
+
+class Journal:
+    """Forwards what processes write."""
+
+    def __init__(self, path: str = _SOCKET) -> None:
+        self._journald = Journald(path)
+        # By ring and stream, so that what is in the ring need not be read again at each write.
+        self._partial: WeakKeyDictionary[Ring, dict[int, _Partial]] = WeakKeyDictionary()
+
+    def fileno(self) -> int:
+        """Return the fd that is writable when journald accepts more."""
+        return self._journald.fileno()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._journald.close()
+
     def forward(self, process: Source) -> bool:
         """Forward all complete lines, and the rest of each stream that has ended.
 
@@ -57,7 +107,10 @@ class Journal:
         return ring is None or all(self._forward_stream(process, ring, stream) for stream in range(len(STREAMS)))
 
     def _forward_stream(self, process: Source, ring: Ring, stream: int) -> bool:
-        pending, end = b"", ring.forwarded(stream)
+        partials = self._partial.setdefault(ring, {})
+        partial = partials.pop(stream, None)
+        begin = ring.forwarded(stream)
+        pending, end = (partial.data, partial.end) if partial and partial.begin == begin else (b"", begin)
         while chunk := next(ring.read(end, _PIECE), None):
             end = chunk.position + len(chunk.data)
             if chunk.stream != stream:
@@ -74,7 +127,8 @@ class Journal:
                 ring.note_forwarded(stream, end - max(left, 0))
             pending = rest
         if pending and stream in process.pipes:
-            return True  # the rest of the line is still to come
+            partials[stream] = _Partial(ring.forwarded(stream), end, pending)
+            return True
         if pending and not self._send(process, stream, pending):
             return False
         ring.note_forwarded(stream, ring.state.tail)
@@ -95,23 +149,9 @@ class Journal:
             "PAPAD_NAME": name,
             "PAPAD_STREAM": STREAMS[stream].encode(),
         }
-        entry = _entry(fields)
-        for _ in range(2):
-            try:
-                self._socket.send(entry)
-            except BlockingIOError:
-                return False
-            except OSError:  # not connected yet, journald has restarted, or there is no journald
-                with contextlib.suppress(OSError):
-                    self._socket.connect(self._path)
-            else:
-                return True
-        assert process.ring is not None
-        process.ring.note_forwarded(stream, process.ring.forwarded(stream), missed=1)
-        return True
-
-
-def _entry(fields: Mapping[str, bytes]) -> bytes:
-    return b"".join(
-        name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n" for name, value in fields.items()
-    )
+        try:
+            return self._journald.send(fields)
+        except OSError:
+            assert process.ring is not None
+            process.ring.note_forwarded(stream, process.ring.forwarded(stream), missed=1)
+            return True

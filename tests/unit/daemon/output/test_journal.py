@@ -212,3 +212,24 @@ def test_every_line_is_forwarded_or_counted(
     sent += len(forwarded(journal, journald, writer))
     assert sent + ring.state.unforwarded == written
     store.close()
+
+
+def test_a_line_that_never_ends_is_read_once(journal: Journal, journald: Journald, writer: Writer) -> None:
+    assert writer.ring is not None
+    read, original = 0, writer.ring._bytes
+
+    def counting(position: int, size: int) -> bytes:
+        nonlocal read
+        read += size
+        return original(position, size)
+
+    writer.ring._bytes = counting  # type: ignore[method-assign]
+    for number in range(500):
+        writer.write(b"x" * 20)
+        writer.write(b"line %d\n" % number, stream=1)
+        assert journal.forward(writer)
+        assert journald.messages() == [b"line %d" % number]
+    assert read < 3 * (500 * 20 + 500 * 8)
+    writer.write(b"\n")
+    assert journal.forward(writer)
+    assert journald.messages() == [b"x" * 10_000]
