@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +19,7 @@ from typing import Any
 from papad.daemon.durable import parcel
 from papad.daemon.nursery import renewal
 from tests.support.papad import REPOSITORY
+from tests.support.waiting import wait_until
 
 NOTHING: dict[str, Any] = {
     "env": {},
@@ -217,3 +221,20 @@ def pipe() -> Iterator[tuple[int, int]]:
             with contextlib.suppress(OSError):
                 if os.fstat(end).st_ino == inode:
                     os.close(end)
+
+
+class Hanging:
+    """A program whose exec hangs until `go`: the lease that this process has on it must be given back first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = shutil.copy("/bin/true", f"{folder}/hanging")
+        self.fd = os.open(self.path, os.O_RDONLY)
+        fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)  # which is ignored
+        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    def wait(self) -> None:
+        """Return once somebody's exec hangs."""
+        wait_until(lambda: fcntl.fcntl(self.fd, fcntl.F_GETLEASE) != fcntl.F_WRLCK, "the exec hangs")
+
+    def go(self) -> None:
+        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

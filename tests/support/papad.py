@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -209,12 +211,16 @@ class Talk:
     def __init__(self, address: str | int, *, welcome: bool = True) -> None:
         unix = isinstance(address, str)
         self.sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
-        self.sock.settimeout(10)
-        self.sock.connect(address if unix else ("127.0.0.1", address))
         self.data = b""
         self.deadline = time.monotonic() + 40
-        if welcome:
-            assert self.until(b"> ") == WELCOME
+        try:
+            self.sock.settimeout(10)
+            self.sock.connect(address if unix else ("127.0.0.1", address))
+            if welcome:
+                assert self.until(b"> ") == WELCOME
+        except BaseException:
+            self.sock.close()
+            raise
 
     def __enter__(self) -> Talk:
         return self
@@ -315,6 +321,50 @@ def running_papad(folder: Path, *, tcp: bool = False, cwd: Path = REPOSITORY) ->
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     assert "Traceback" not in daemon.log, daemon.log
+
+
+def varied_copy(folder: Path, module: str, old: str, new: str) -> Path:
+    """A copy of the package in a folder, with one piece of a module replaced; the module's path."""
+    shutil.copytree(REPOSITORY / "papad", folder / "papad", ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / "papad" / module
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    return path
+
+
+class Probe:
+    """Somebody who asks `get x` again and again while the body runs, each time on a connection that is there."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._talk = daemon.connect()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+        self.waits: list[float] = []
+        """How long each answer took, in seconds."""
+
+    def __enter__(self) -> Probe:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join(60)
+        self._talk.sock.close()
+
+    def _ask(self) -> None:
+        while not self._ending.wait(0.01):
+            began = time.monotonic()
+            assert self._talk.ask("get x") == ""
+            self.waits.append(time.monotonic() - began)
+
+    @property
+    def median(self) -> float:
+        return sorted(self.waits)[len(self.waits) // 2]
+
+    @property
+    def longest(self) -> float:
+        return max(self.waits)
 
 
 def empty(daemon: Daemon) -> None:

@@ -8,7 +8,7 @@ import papad
 
 ROOT = Path(papad.__file__).parent
 TESTS = Path(__file__).parent
-ABOUT_ALL = {"test_architecture", "test_layers", "test_limits", "test_mirror"}
+ABOUT_ALL = {"test_architecture", "test_layers", "test_limits", "test_mirror", "test_neighbours"}
 
 
 def test_each_module_has_its_unit_tests() -> None:

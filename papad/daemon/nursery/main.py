@@ -13,7 +13,7 @@ daemon -> nursery  {"do": "hello", "number"}
                    {"do": "spawn", "id", "targets", "hold": [name, …], …} + descriptors: one for
                        each target, then one for each name
                    {"do": "descriptors"} + descriptors that do not fit into the spawn that follows
-                   {"do": "ack", "id", "what"}   {"do": "cancel", "id"}: it shall not exec
+                   {"do": "ack", "id", "what"}   {"do": "cancel", "id"}: it shall not exec any more
                    {"do": "hold", "name"} + descriptor   {"do": "drop", "name"}
                    {"do": "barrier", "number"}
                    {"do": "renew", "executable", "folder"}: go on as the program there
@@ -68,11 +68,13 @@ class Child:
     then what failed, until its exec closes the other end. -1 once that was reported."""
     told: bytes = b""
     """What it has told so far."""
+    cancelled: bool = False
+    """Whether it was killed before its exec, as the daemon wanted."""
 
     @property
     def error(self) -> str:
         """Why it could not exec; empty if it could."""
-        return self.told[1:].decode(errors="replace")
+        return self.told[1:].decode(errors="replace") or ("It was cancelled" if self.cancelled else "")
 
     def listen(self) -> bool:
         """Take in what it tells; return whether it has come to its end."""
@@ -290,8 +292,7 @@ class Nursery:
             case "ack":
                 self._acknowledged(message["id"], message["what"])
             case "cancel":
-                if child := self._waiting.get(message["id"]):
-                    self._close(child)
+                self._cancel(message["id"])
             case "hold" if fds:
                 self._drop(message["name"])
                 self.held[message["name"]] = fds[0]
@@ -301,6 +302,18 @@ class Nursery:
                 self._renew = message["executable"], message["folder"]
             case "barrier":
                 self._say({"what": "barrier", "number": message["number"]})
+
+    def _cancel(self, id: int) -> None:
+        """Let a child that has not executed its program end without; `failed` is reported then."""
+        if child := self._waiting.get(id):
+            self._close(child)
+        for pid, child in self._children.items():
+            if child.id == id and child.fd in self._starting:
+                if child.listen():
+                    self._started(child)
+                else:
+                    child.cancelled = True
+                    os.kill(pid, signal.SIGKILL)
 
     def _tell_all(self, number: int) -> None:
         """Answer `hello`: all that is held, and all that is not acknowledged."""
@@ -329,7 +342,10 @@ class Nursery:
     @property
     def state(self) -> dict[str, Any]:
         """What `renewed` needs in another program."""
-        children = [[pid, child.id, child.fd, child.told.decode("latin-1")] for pid, child in self._children.items()]
+        children = [
+            [pid, child.id, child.fd, child.told.decode("latin-1"), child.cancelled]
+            for pid, child in self._children.items()
+        ]
         return {
             "listener": self._listener.fileno(),
             "channel": self._channel.fileno() if self._channel is not None else -1,
@@ -351,8 +367,8 @@ class Nursery:
         nursery._with_daemon = state["with daemon"]
         if state["channel"] >= 0:
             nursery._channel = socket.socket(fileno=state["channel"])
-        for pid, id, fd, told in state["children"]:
-            child = nursery._children[pid] = Child(id, fd, told.encode("latin-1"))
+        for pid, id, fd, told, cancelled in state["children"]:
+            child = nursery._children[pid] = Child(id, fd, told.encode("latin-1"), cancelled)
             if id in state["waiting"]:
                 nursery._waiting[id] = child
             elif fd >= 0:

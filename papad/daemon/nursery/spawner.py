@@ -154,7 +154,7 @@ class Spawner:
         self._send({"do": "ack", "id": id, "what": what})
 
     def cancel(self, id: int) -> None:
-        """Let a process that was forked end before it begins; `failed` will be reported."""
+        """Let a process that has not executed its program yet end without; `failed` will be reported."""
         self._send({"do": "cancel", "id": id})
 
     def hold(self, name: str, fd: int) -> None:

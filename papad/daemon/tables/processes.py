@@ -27,6 +27,9 @@ from papad.errors import Error
 
 log = logging.getLogger("papad")
 
+_START_TIMEOUT = 30.0  # seconds for the exec of a program
+_CANCEL_TIMEOUT = 1.0  # seconds until a child is gone that is called off
+
 
 class Processes:
     """All processes that hold a name, from their entry in the store until they are forgotten."""
@@ -72,12 +75,24 @@ class Processes:
         else:
             process = self._names[name]
         try:
-            line = str(process) if process.ready is None else await asyncio.shield(process.ready)
+            line = str(process) if process.ready is None else await self._ready(process, process.ready)
         except NeverBegun:  # the name is free again: try once more
             return await self.make(name, spec)
         if process.spec != spec:
             raise Error(f"Process for {name} has already been created - {process}")
         return process, line
+
+    async def _ready(self, process: Process, ready: asyncio.Future[str]) -> str:
+        """Wait for the start of a process. Raises Error, also if it takes too long; then it will not start."""
+        await asyncio.wait([ready], timeout=_START_TIMEOUT)
+        if not ready.done():
+            self._spawner.cancel(process.id)
+            await asyncio.wait([ready], timeout=_CANCEL_TIMEOUT)
+            raise Error(
+                f"Cannot start a process: {process.spec.args[0]} could not be executed within {_START_TIMEOUT:g} s. "
+                "Does its file system hang, or does somebody hold a lease on it?"
+            )
+        return ready.result()
 
     def _begin(self, name: str, spec: Spec) -> Process:
         """Record a process and hand it to the nursery; `ready` tells when it has started.

@@ -9,7 +9,6 @@ import fcntl
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from papad.daemon.durable import parcel
-from tests.support.nurseries import LONG, Daemon, Nursery, children, pipe
-from tests.support.papad import in_child, open_fds
+from tests.support.nurseries import LONG, Daemon, Hanging, Nursery, children, pipe
+from tests.support.papad import REPOSITORY, in_child, open_fds
 from tests.support.waiting import wait_until
 
 
@@ -358,28 +357,11 @@ def test_a_child_that_is_called_off_never_runs_and_has_failed(nursery: Nursery, 
     nursery.say(do="cancel", id=id)
     assert nursery.until(id, "failed", "spawned")["what"] == "failed"
     assert not (tmp_path / "touched").exists()
-    running = nursery.spawn("/bin/sh", "-c", "exit 4")
-    nursery.until(running, "forked")
+    running = nursery.spawn("/bin/sh", "-c", "sleep 0.1; exit 4")
+    nursery.until(running, "spawned")
     nursery.say(do="cancel", id=running)
     nursery.say(do="cancel", id=id)
     assert nursery.code(running) == 4
-
-
-class Hanging:
-    """A program whose exec hangs until `go`: the lease that this process has on it must be given back first."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = shutil.copy("/bin/true", f"{folder}/hanging")
-        self.fd = os.open(self.path, os.O_RDONLY)
-        fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)  # which is ignored
-        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-
-    def wait(self) -> None:
-        """Return once somebody's exec hangs."""
-        wait_until(lambda: fcntl.fcntl(self.fd, fcntl.F_GETLEASE) != fcntl.F_WRLCK, "the exec hangs")
-
-    def go(self) -> None:
-        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 @pytest.fixture
@@ -416,6 +398,23 @@ def test_an_exec_that_hangs_delays_nobody_else(nursery: Nursery, hanging: Hangin
         hanging.go()
         assert nursery.until(id, "spawned", "exited", "failed")["what"] == "spawned"
         assert nursery.code(id) == 0
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_a_child_that_is_called_off_while_its_exec_hangs_has_failed(
+    nursery: Nursery, hanging: Hanging, renewed: bool
+) -> None:
+    id = nursery.spawn(hanging.path)
+    pid = nursery.until(id, "forked")["pid"]
+    hanging.wait()
+    if renewed:
+        nursery.say(do="renew", executable=sys.executable, folder=str(REPOSITORY))
+        assert nursery.hear()["what"] == "hello"
+    nursery.say(do="cancel", id=id)
+    assert nursery.until(id, "failed", "spawned")["error"] == "It was cancelled"
+    wait_until(lambda: pid not in children(nursery), "it is gone")
+    nursery.say(do="cancel", id=id)
+    assert nursery.code(nursery.spawn("/bin/true")) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
