@@ -164,11 +164,13 @@ class Nursery(Daemon):
     """A running nursery, with the papad that talks to it now."""
 
     def __init__(self, linger: float = 10.0) -> None:
-        program = f"from papad.daemon.nursery import main; main._LINGER = {linger}; main.main()"
+        # A parent like those found in the wild: signals ignored and blocked, an odd umask.
+        parent = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]);"
+        parent += "[signal.signal(each, signal.SIG_IGN) for each in (signal.SIGQUIT, signal.SIGUSR1, signal.SIGTSTP)];"
+        program = f"{parent} from papad.daemon.nursery import main; main._LINGER = {linger}; main.main()"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(b"")  # an address in the network namespace, which everybody can reach
             listener.listen(8)
-            # A parent like those found in the wild: signals ignored and blocked, an odd umask.
             self.popen = subprocess.Popen(
                 [sys.executable, "-c", program, str(listener.fileno())],
                 cwd=REPOSITORY,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import resource
@@ -13,6 +14,18 @@ import stat
 from typing import Any, NoReturn
 
 _DEFAULT_PATH = os.defpath
+_KEYCTL = {
+    "x86_64": 250,
+    "aarch64": 219,
+    "riscv64": 219,
+    "loongarch64": 219,
+    "ppc64le": 271,
+    "s390x": 280,
+}  # syscalls(2)
+_KEYCTL |= {"i686": 288, "armv7l": 311, "armv6l": 311}
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+
+_libc = ctypes.CDLL(None)
 
 
 def become(spawn: dict[str, Any], fds: list[int], nursery: socket.socket) -> NoReturn:
@@ -28,9 +41,11 @@ def become(spawn: dict[str, Any], fds: list[int], nursery: socket.socket) -> NoR
         with contextlib.suppress(OSError):  # then the nursery was killed
             nursery.send(b"!")
         os.setsid()
+        _join_session_keyring()
         nursery = _arrange(spawn["targets"], fds, nursery)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        for number in signal.valid_signals():
+            if signal.getsignal(number) is not signal.SIG_DFL and number not in (signal.SIGKILL, signal.SIGSTOP):
+                signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.umask(0o022)
         _reset_oom_score()
@@ -103,6 +118,13 @@ def _listen_variables(names: list[str] | None) -> dict[str, str]:
         return {}
     joined = ":".join(name.replace(":", "_") for name in names)
     return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": joined}
+
+
+def _join_session_keyring() -> None:
+    """Get a session keyring of its own (keyctl(2)): papad's may hold keys of whoever started it."""
+    if number := _KEYCTL.get(os.uname().machine):
+        # Without permission (a container), or room for another key, it is not to be had.
+        _libc.syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
 def _reset_oom_score() -> None:

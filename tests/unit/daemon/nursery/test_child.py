@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,28 @@ def test_a_child_begins_in_a_clean_state(nursery: Nursery) -> None:
     umask, nofile, group_and_session, pid, directory = lines[-5:]
     assert (umask, nofile, directory) == ("0022", "321", str(REPOSITORY))
     assert group_and_session == f"{pid} {pid}"
+
+
+KEYRING = """
+import ctypes, os
+keyctl = {"x86_64": 250, "aarch64": 219}.get(os.uname().machine, -1)
+print(ctypes.CDLL(None).syscall(keyctl, 0, -3, 0))  # KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING
+"""
+
+
+def test_a_child_has_a_session_keyring_of_its_own(nursery: Nursery) -> None:
+    ours = subprocess.run([sys.executable, "-c", KEYRING], capture_output=True, text=True, check=True).stdout
+    if int(ours) < 0:
+        pytest.skip("keyctl(2) is not to be had here")
+    children = [nursery.output(sys.executable, "-c", KEYRING) for _ in range(2)]
+    assert len({ours, *children}) == 3
+    assert all(int(each) > 0 for each in children)
+
+
+def test_a_child_of_another_user_has_no_capability(nursery: Nursery) -> None:
+    status = nursery.output("/bin/cat", "/proc/self/status", uid=65534, gid=65534, groups=[65534])
+    sets = {name: value for name, _, value in (line.partition(":\t") for line in status.splitlines())}
+    assert {sets[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
 
 
 def test_the_environment_is_exactly_the_given_one(nursery: Nursery) -> None:
