@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._sent = len(wire.WELCOME)
         self._reader = wire.LineReader()
         self._lines: deque[bytes | wire.LineTooLong] = deque()  # received, not yet taken
-        self._first = True  # the next line is the first, which may be HTTP from a browser
+        self._first = True  # no command has come yet; a browser may be at the other end
         self.mode = Mode.COMMANDS
         self.full = False  # the client is not reading its answers
         self._ended = False  # the client has finished sending
@@ -185,18 +185,27 @@ class Connection(asyncio.Protocol):
         """Handle one line and return what to send."""
         if isinstance(line, wire.LineTooLong):
             return wire.error(f"The line is too long; at most {self._reader.limit} bytes can be taken. It was ignored")
-        if self._first:
-            self._first = False
-            if wire.looks_like_http(line):
-                log.warning("dropped a connection from %s that speaks HTTP", self._peer)
-                self._transport.abort()
-                return b""
+        if self._is_http(line):
+            log.warning("dropped a connection from %s that speaks HTTP", self._peer)
+            self._leaving = True
+            self._transport.abort()
+            return b""
         text = wire.decode(line)
         if self._delivery is not None:
             answer = self._delivery.take(text)
             self._server.changed()
             return answer
         return self._answer(self._call, line, text) if text else wire.PROMPT
+
+    def _is_http(self, line: bytes) -> bool:
+        """Return whether a line is of an HTTP request: never one of a command that follows a command."""
+        if not self._first and b":" not in line and b"HTTP/" not in line:
+            return False
+        known = self._delivery is not None or GRAMMAR.knows(wire.decode(line[:100]).lstrip("%").partition(" ")[0])
+        if known and not self._first:
+            return False
+        self._first = self._first and not known
+        return wire.looks_like_http(line, command=known)
 
     def _call(self, line: bytes, text: str) -> Any:
         words = wire.exact_words(line) if line.startswith(b"%") else wire.split_words(text)

@@ -41,10 +41,7 @@ class Peer:
     groups: frozenset[int] | None
 
     def __str__(self) -> str:
-        try:
-            return f"{pwd.getpwuid(self.uid).pw_name} (uid {self.uid})"
-        except KeyError:
-            return f"uid {self.uid}"
+        return f"uid {self.uid}"  # a name would have to be asked for, of a directory that may be slow
 
 
 class Peers:

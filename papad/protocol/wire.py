@@ -27,7 +27,12 @@ The largest environment that Linux allows (2 MiB) fits into one line, quoting in
 _UNSAFE = re.compile(rb"[\x00-\x20%=\x7f]")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_HTTP_OR_TLS = re.compile(rb"\x16\x03|[A-Za-z]+ [^\n]* HTTP/\d|(?i:host|content-length|content-type|user-agent):")
+_METHOD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ "  # RFC 9110, 5.6.2 and 9.1
+_HTTP_OR_TLS = re.compile(
+    rb"\x16\x03|" + _METHOD + rb"[^\n]* HTTP/\d|"
+    rb"(?i:host|origin|referer|cookie|user-agent|connection|upgrade|transfer-encoding|(?:accept|content|sec|x)-?[\w-]*):"
+)
+_HTTP_TARGET = re.compile(_METHOD + rb" *(?:/|\*|[A-Za-z]+://)[^\n]* HTTP/\d")
 
 
 class LineTooLong(Exception):
@@ -70,12 +75,13 @@ class LineReader:
         return lines
 
 
-def looks_like_http(line: bytes) -> bool:
-    """Return whether the first line of a connection looks like HTTP or TLS.
+def looks_like_http(line: bytes, *, command: bool = False) -> bool:
+    """Return whether a line looks like one of an HTTP request or of TLS.
 
-    Such a line comes, for example, from a cross-protocol request of a browser.
+    Such a line comes, for example, from a cross-protocol request of a browser. If `command`, its
+    first word is that of a command, and only a request line with a path or a URL counts.
     """
-    return _HTTP_OR_TLS.match(line) is not None
+    return (_HTTP_TARGET if command else _HTTP_OR_TLS).match(line) is not None
 
 
 def decode(line: bytes) -> str:

@@ -130,6 +130,10 @@ class Grammar:
                 assert isinstance(group, dict)
                 group[command.words[1]] = command
 
+    def knows(self, word: str) -> bool:
+        """Return whether a command begins with that word."""
+        return bool(word) and _match(word.lower(), self._tree) is not None
+
     def find(self, words: list[str]) -> tuple[Command, list[str]]:
         """Return the command at the start of `words`, and the words after it. Raises Error."""
         found, rest = self._descend(words)

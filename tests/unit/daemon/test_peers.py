@@ -74,7 +74,7 @@ def test_we_ourselves_are_admitted_by_our_uid(peers: Peers, listen: Callable, fa
         peer = peers.admit(end)
         assert peer.uid == os.getuid()
         assert (peer.groups is not None) == (family == socket.AF_UNIX)
-        assert f"(uid {os.getuid()})" in str(peer)
+        assert str(peer) == f"uid {os.getuid()}"
 
 
 def as_stranger(listener: socket.socket, act: Callable[[socket.socket], None], groups: list[int]) -> socket.socket:
@@ -123,7 +123,7 @@ def end_stranger(end: socket.socket) -> None:
 @families
 def test_a_stranger_is_refused_by_name(peers: Peers, listen: Callable, family: socket.AddressFamily) -> None:
     end = as_stranger(listen(family), lambda client: None, [])
-    with pytest.raises(Error, match=r"nobody \(uid 65534\) may not talk to papad"):
+    with pytest.raises(Error, match=r"uid 65534 may not talk to papad"):
         peers.admit(end)
     end_stranger(end)
 

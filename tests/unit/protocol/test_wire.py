@@ -110,6 +110,12 @@ HTTP = [
     b"content-length: 5",
     b"\x16\x03\x01\x02",
     b"OPTIONS * HTTP/1.1",
+    b"M1 / HTTP/1.1",
+    b"a!b / HTTP/1.1",
+    b"Origin: null",
+    b"Sec-Fetch-Site: cross-site",
+    b"Content-Anything: x",
+    b"Accept: */*",
 ]
 
 
@@ -121,6 +127,18 @@ def test_a_browser_is_recognised(line: bytes) -> None:
 @pytest.mark.parametrize("line", [b"", b"get x", b"get HTTP", b"list sockets", b"set url http://x/", b"help", b"h"])
 def test_a_command_is_not_taken_for_a_browser(line: bytes) -> None:
     assert not wire.looks_like_http(line)
+
+
+@pytest.mark.parametrize(
+    "line", [b"set / HTTP/1.1", b"get /x y HTTP/1.0\r", b"set  http://x/ HTTP/1.1", b"set * HTTP/2"]
+)
+def test_a_command_with_a_target_is_a_browser(line: bytes) -> None:
+    assert wire.looks_like_http(line, command=True)
+
+
+@pytest.mark.parametrize("line", [b"set a HTTP/1.1", b"%set a HTTP/1.1", b"set / http", b"get Host: x"])
+def test_a_command_may_speak_of_http(line: bytes) -> None:
+    assert not wire.looks_like_http(line, command=True)
 
 
 def test_a_reply_ends_in_one_newline_and_the_prompt() -> None:
