@@ -8,6 +8,7 @@ look like root.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import grp
 import ipaddress
@@ -16,14 +17,19 @@ import os
 import pwd
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from typing import Any
 
+from papad.daemon.tables.lookups import aside, groups_of
 from papad.errors import Error
 
 log = logging.getLogger("papad")
 
 GROUP = "papad"
+
+_BELIEVED, _DISBELIEVED = 10.0, 1.0  # seconds until a member, or somebody else, is looked up again
+_REMEMBERED = 1000  # peers
 
 _SO_PEERGROUPS = 59  # Linux 4.13
 _SIOCOUTQ = 0x5411
@@ -49,15 +55,47 @@ class Peers:
 
     def __init__(self) -> None:
         self._diag: _TcpDiag | None = None  # created for the first TCP peer
+        # Whether a peer is a member of the group, and until when that is believed.
+        self._members: dict[Peer, tuple[bool, float]] = {}
+        self._asking: dict[Peer, asyncio.Task[bool]] = {}
 
-    def admit(self, sock: socket.socket) -> Peer:
-        """Return the peer of an accepted connection. Raises Error if unknown or not allowed."""
-        peer = _unix_peer(sock) if sock.family == socket.AF_UNIX else self._tcp_peer(sock)
-        if peer.uid in (0, os.geteuid()) or (os.geteuid() == 0 and _in_group(peer)):
-            return peer
+    def identify(self, sock: socket.socket) -> Peer:
+        """Return the peer of an accepted connection. Raises Error if unknown."""
+        return _unix_peer(sock) if sock.family == socket.AF_UNIX else self._tcp_peer(sock)
+
+    def admits(self, peer: Peer) -> bool | None:
+        """Return whether the peer may talk to papad; None if that must be asked."""
+        if peer.uid in (0, os.geteuid()):
+            return True
+        if os.geteuid() != 0:
+            return False
+        member, until = self._members.get(peer, (False, 0.0))
+        return member if time.monotonic() < until else None
+
+    async def ask(self, peer: Peer) -> bool:
+        """Return whether the peer is a member of the group, by the group database. Raises Error.
+
+        However often one connects meanwhile, one look-up is under way for each.
+        """
+        if peer not in self._asking:
+            self._asking[peer] = asyncio.ensure_future(self._ask_database(peer))
+        return await asyncio.shield(self._asking[peer])
+
+    async def _ask_database(self, peer: Peer) -> bool:
+        try:
+            member = await aside(_in_group, peer)
+            if len(self._members) >= _REMEMBERED:
+                self._members.clear()
+            self._members[peer] = member, time.monotonic() + (_BELIEVED if member else _DISBELIEVED)
+            return member
+        finally:
+            del self._asking[peer]
+
+    def refusal(self, peer: Peer) -> str:
+        """Return what a peer is told that may not talk to papad."""
         if os.geteuid() == 0:
-            raise Error(f"{peer} may not talk to papad; be root, or a member of the group {GROUP}")
-        raise Error(f"{peer} may not talk to the papad of another user")
+            return f"{peer} may not talk to papad; be root, or a member of the group {GROUP}"
+        return f"{peer} may not talk to the papad of another user"
 
     def has_read_all(self, sock: socket.socket, sent: int) -> bool:
         """Return whether the peer itself, not just the kernel, has read all `sent` bytes.
@@ -68,7 +106,7 @@ class Peers:
         try:
             if sock.family == socket.AF_UNIX:
                 return _outq(sock) == 0
-            answer = self._ask(sock, info=True)
+            answer = self._diagnose(sock, info=True)
         except OSError:
             return True
         if answer is None:
@@ -78,7 +116,7 @@ class Peers:
 
     def _tcp_peer(self, sock: socket.socket) -> Peer:
         try:
-            answer = self._ask(sock)
+            answer = self._diagnose(sock)
         except OSError:
             answer = None
         if answer is None or answer["idiag_state"] not in _HELD_STATES or not answer["idiag_inode"]:
@@ -87,7 +125,7 @@ class Peers:
             )
         return Peer(answer["idiag_uid"], None)
 
-    def _ask(self, sock: socket.socket, *, info: bool = False) -> Any:
+    def _diagnose(self, sock: socket.socket, *, info: bool = False) -> Any:
         if self._diag is None:
             self._diag = _TcpDiag()
         return self._diag.other_end(sock, info=info)
@@ -119,7 +157,7 @@ def _in_group(peer: Peer) -> bool:
         user = pwd.getpwuid(peer.uid)
     except KeyError:
         return False
-    return gid in os.getgrouplist(user.pw_name, user.pw_gid)
+    return gid in groups_of(user.pw_name, user.pw_gid)
 
 
 def _outq(sock: socket.socket) -> int:

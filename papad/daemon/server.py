@@ -10,7 +10,7 @@ from typing import Any
 
 from papad.daemon.commands.table import Tables
 from papad.daemon.connection import Connection
-from papad.daemon.peers import Peers
+from papad.daemon.peers import Peer, Peers
 from papad.errors import Error
 from papad.protocol import wire
 
@@ -103,20 +103,45 @@ class Server:
                 return
             self.exit_when_idle = False
             try:
-                # The original client, where it is hung up on before the welcome, takes nobody to be
-                # there: it unlinks our path and starts the original server. So nothing comes between.
-                peer = self.peers.admit(sock)
-                if len(self.connections) >= MAX_CONNECTIONS:
-                    raise Error(f"papad has {MAX_CONNECTIONS} connections already; close some")
-                sock.send(wire.WELCOME, socket.MSG_DONTWAIT)
-            except (Error, OSError) as error:
-                log.info("refused a connection: %s", error)
-                self.run(_refuse(sock, str(error)))
+                peer = self.peers.identify(sock)
+                admitted = self.peers.admits(peer)
+            except Error as error:
+                self._refuse(sock, str(error))
+                continue
+            if admitted is None:
+                self.run(self._ask(sock, peer))
             else:
-                sock.setblocking(False)
-                connection = Connection(self, sock, peer)
-                self.connections.add(connection)
-                self.run(self._serve(connection, sock))
+                self._begin(sock, peer, admitted=admitted)
+
+    async def _ask(self, sock: socket.socket, peer: Peer) -> None:
+        """Admit the peer or refuse it once it is known whether it is a member of the group."""
+        try:
+            admitted = await self.peers.ask(peer)
+        except Error as error:
+            self._refuse(sock, str(error))
+        else:
+            self._begin(sock, peer, admitted=admitted)
+
+    def _begin(self, sock: socket.socket, peer: Peer, *, admitted: bool) -> None:
+        try:
+            if not admitted:
+                raise Error(self.peers.refusal(peer))
+            if len(self.connections) >= MAX_CONNECTIONS:
+                raise Error(f"papad has {MAX_CONNECTIONS} connections already; close some")
+            # The original client, where it is hung up on before the welcome, takes nobody to be
+            # there: it unlinks our path and starts the original server. So nothing comes between.
+            sock.send(wire.WELCOME, socket.MSG_DONTWAIT)
+        except (Error, OSError) as error:
+            self._refuse(sock, str(error))
+        else:
+            sock.setblocking(False)
+            connection = Connection(self, sock, peer)
+            self.connections.add(connection)
+            self.run(self._serve(connection, sock))
+
+    def _refuse(self, sock: socket.socket, why: str) -> None:
+        log.info("refused a connection: %s", why)
+        self.run(_refuse(sock, why))
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener in self._listeners and listener.fileno() >= 0 and self._drained is None:

@@ -107,3 +107,74 @@ def test_a_browser_executes_nothing(papad: Papad, where: str, first: str) -> Non
     script = REFUSED.replace('b"set pwned 1\\n"', f'b"{first}\\r\\n\\r\\nset pwned 1\\n"')
     papad.machine.run("/usr/bin/python3", "-c", script, where, env={"PYTHONPATH": TOOLS})
     assert papad.ask("get pwned") == ""
+
+
+# A directory that takes 3 s for each answer, after the files.
+SLOW = """
+#include <errno.h>
+#include <grp.h>
+#include <nss.h>
+#include <pwd.h>
+#include <unistd.h>
+static enum nss_status slow(void) { sleep(3); return NSS_STATUS_NOTFOUND; }
+enum nss_status _nss_slow_getpwnam_r(const char *n, struct passwd *p, char *b, size_t l, int *e) { return slow(); }
+enum nss_status _nss_slow_getpwuid_r(uid_t u, struct passwd *p, char *b, size_t l, int *e) { return slow(); }
+enum nss_status _nss_slow_getgrnam_r(const char *n, struct group *g, char *b, size_t l, int *e) { return slow(); }
+enum nss_status _nss_slow_getgrgid_r(gid_t i, struct group *g, char *b, size_t l, int *e) { return slow(); }
+enum nss_status _nss_slow_initgroups_dyn(const char *u, gid_t g, long *s, long *z, gid_t **gs, long m, int *e)
+{ return slow(); }
+"""
+BUSY = """
+import subprocess, sys, threading, time
+from talk import Talk
+with Talk(sys.argv[1]) as root:
+    names = ["make process x uid=nobodyknows /bin/true", "make process y uid=mallory /bin/true",
+             "make socket s host=no.such.host"]
+    others = [Talk(sys.argv[1]) for _ in names]
+    began = time.monotonic()
+    strangers = [subprocess.Popen(["setpriv", "--reuid=mallory", "--clear-groups", "python3", "-c",
+                 "from talk import *; Talk()"], stderr=subprocess.DEVNULL) for _ in range(5)]
+    answers = [""] * len(names)
+    def ask(number):
+        answers[number] = others[number].ask(names[number])
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(len(names))]
+    for thread in threads:
+        thread.start()
+    longest, count = 0, 0
+    while any(thread.is_alive() for thread in threads):
+        asked = time.monotonic()
+        root.ask("get v")
+        longest, count = max(longest, time.monotonic() - asked), count + 1
+        time.sleep(0.01)
+    for each in strangers:
+        each.kill()
+        each.wait()
+    print(longest, count, time.monotonic() - began, *answers, sep="|")
+"""
+
+
+@pytest.fixture
+def slow_directory(papad: Papad) -> Iterator[Papad]:
+    machine = papad.machine
+    machine.write("/run/slow.c", SLOW)
+    library = f"/usr/lib/{machine.out('gcc', '-print-multiarch')}/libnss_slow.so.2"
+    machine.run("gcc", "-shared", "-fPIC", "-w", "-o", library, "/run/slow.c")
+    switch = machine.root("/etc/nsswitch.conf")
+    before = switch.read_text()
+    switch.write_text("passwd: files slow\ngroup: files slow\nhosts: files\n")
+    papad.systemctl("restart", "papad.service")
+    yield papad
+    switch.write_text(before)
+    machine.root(library).unlink()
+
+
+def test_nobody_waits_for_a_slow_directory(slow_directory: Papad) -> None:
+    """Neither strangers nor names of users and hosts hold up root's requests."""
+    said = slow_directory.machine.out("/usr/bin/python3", "-c", BUSY, UNIX, env={"PYTHONPATH": TOOLS})
+    longest, count, took, *answers = said.split("|")
+    assert float(took) > 2.5, "the directory is slow"
+    assert float(longest) < 0.5, said
+    assert int(count) > 50
+    assert "not a valid user name" in answers[0]
+    assert "pid=" in answers[1]
+    assert "Cannot resolve host" in answers[2]

@@ -6,7 +6,7 @@ follow from the declaration.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from papad.daemon.commands.grammar import Arguments, Command, Grammar, Option
 from papad.daemon.delivery.reader import Query, Reading
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.tables.launch import parse_names, parse_size, specify
+from papad.daemon.tables.lookups import aside
 from papad.daemon.tables.processes import Processes
-from papad.daemon.tables.sockets import Sockets
+from papad.daemon.tables.sockets import Sockets, is_numeric, resolve
+from papad.daemon.tables.sockets import Spec as SocketSpec
 from papad.daemon.tables.sockets import specify as specify_socket
 from papad.daemon.tables.values import Values
 from papad.errors import Error
@@ -87,12 +89,21 @@ def list_values(tables: Tables, given: Arguments) -> str:
     return _list(tables.values.lines(given.words))
 
 
-def make_socket(tables: Tables, given: Arguments) -> str:
-    return _list([str(tables.sockets.make(given.name, specify_socket(given.options)))])
+def make_socket(tables: Tables, given: Arguments) -> str | Coroutine[Any, Any, str]:
+    spec = specify_socket(given.options)
+    if spec.host and not is_numeric(spec.host):
+        return _make_named_socket(tables, given.name, spec)
+    return _list([str(tables.sockets.make(given.name, spec))])
+
+
+async def _make_named_socket(tables: Tables, name: str, spec: SocketSpec) -> str:
+    return _list([str(tables.sockets.make(name, spec, await aside(resolve, spec)))])
 
 
 async def make_process(tables: Tables, given: Arguments) -> str | Watching:
-    process, line = await tables.processes.make(given.name, specify(given.options, given.words))
+    named = given.options.get("uid") or given.options.get("gid")
+    spec = await aside(specify, given.options, given.words) if named else specify(given.options, given.words)
+    process, line = await tables.processes.make(given.name, spec)
     line = _list([line])
     return Watching(line, Watch(tables.processes, [process])) if given.options.get("watch") else line
 

@@ -12,6 +12,7 @@ import resource
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from papad.daemon.tables import lookups
 from papad.daemon.tables.sockets import FIRST_FILENO, Socket, Sockets, clone
 from papad.errors import Error
 from papad.protocol.options import number
@@ -58,7 +59,10 @@ def parse_names(text: str) -> list[str]:
 
 
 def specify(options: dict[str, Any], args: list[str]) -> Spec:
-    """Return the spec for parsed options. Raises Error if they are invalid."""
+    """Return the spec for parsed options. Raises Error if they are invalid.
+
+    With uid= or gid= among them it looks these up, which may take long.
+    """
     bufsize = options.get("bufsize", options.get("output", _DEFAULT_BUFSIZE))
     uid, gid = _user(options.get("uid", "")), _group(options.get("gid", ""))
     if uid and gid is None:
@@ -168,12 +172,19 @@ def standard_streams(spec: Spec, cleanup: contextlib.ExitStack) -> tuple[list[in
     return standard, readers
 
 
-def request(spec: Spec, args: list[str]) -> dict[str, Any]:
+def groups_of(spec: Spec) -> list[int] | None:
+    """Return the groups of the user that a process runs as; None if it runs as papad does.
+
+    It looks them up, which may take long.
+    """
+    if spec.uid is None:
+        return None
+    user = pwd.getpwuid(spec.uid)
+    return lookups.groups_of(user.pw_name, user.pw_gid if spec.gid is None else spec.gid)
+
+
+def request(spec: Spec, args: list[str], groups: list[int] | None) -> dict[str, Any]:
     """Return the part of a spawn request that follows from the spec."""
-    groups = None
-    if spec.uid is not None:
-        user = pwd.getpwuid(spec.uid)
-        groups = os.getgrouplist(user.pw_name, user.pw_gid if spec.gid is None else spec.gid)
     wanted = {
         key: value
         for key, value in asdict(spec).items()

@@ -20,6 +20,7 @@ from papad.daemon.output.ring import Ring
 from papad.daemon.tables import launch
 from papad.daemon.tables.launch import Spec
 from papad.daemon.tables.lifecycle import Follower, Lifecycle, NeverBegun, key, pipe_name
+from papad.daemon.tables.lookups import aside
 from papad.daemon.tables.patterns import select
 from papad.daemon.tables.process import Process, State
 from papad.daemon.tables.sockets import Sockets
@@ -67,9 +68,10 @@ class Processes:
 
         Raises Error, or OSError for lack of resources; then nothing is left behind.
         """
+        groups = await aside(launch.groups_of, spec) if spec.uid is not None and name not in self._names else None
         while name not in self._names:
             if self._spawner.pid:
-                process = self._begin(name, spec)
+                process = self._begin(name, spec, groups)
                 break
             await self._spawner.ensure()
         else:
@@ -94,7 +96,7 @@ class Processes:
             )
         return ready.result()
 
-    def _begin(self, name: str, spec: Spec) -> Process:
+    def _begin(self, name: str, spec: Spec, groups: list[int] | None) -> Process:
         """Record a process and hand it to the nursery; `ready` tells when it has started.
 
         Raises Error or OSError.
@@ -118,7 +120,7 @@ class Processes:
             fields["inodes"] = [os.fstat(fd).st_ino for fd in pipes.values()]
             self._store.begin(key(process), fields)
             cleanup_on_fail.callback(self._store.erase, key(process))
-            request = launch.request(spec, args)
+            request = launch.request(spec, args, groups)
             request |= {"id": process.id, "targets": [0, 1, 2, *inherited], "hold": list(pipes)}
             self._spawner.spawn(request, [*standard, *inherited.values(), *pipes.values()])
             for held_as, fd in pipes.items():

@@ -120,10 +120,10 @@ class Sockets:
         """Return the socket of that name, or None."""
         return self._sockets.get(name)
 
-    def make(self, name: str, spec: Spec) -> Socket:
+    def make(self, name: str, spec: Spec, address: Any = None) -> Socket:
         """Return the socket `name`; make it unless it exists with the same options.
 
-        Raises Error; then nothing is left behind.
+        `address` is that of the host, where it has a name. Raises Error; then nothing is left behind.
         """
         existing = self._sockets.get(name)
         if existing is not None:
@@ -141,7 +141,7 @@ class Sockets:
         while str(fileno) in used:
             fileno += 1
         with contextlib.ExitStack() as cleanup_on_fail:
-            sock = _open(spec, cleanup_on_fail)
+            sock = _open(spec, address, cleanup_on_fail)
             if spec.port is not None and not spec.port:
                 spec = replace(spec, port=sock.getsockname()[1])
             made = Socket(name, spec, fileno, sock, _node(spec.path))
@@ -225,15 +225,17 @@ def clone(of: Socket) -> socket.socket:
     The caller closes it.
     """
     with contextlib.ExitStack() as cleanup_on_fail:
-        sock = _bound(of.spec, cleanup_on_fail)
+        # A name is not looked up again. An address is: for a reserved datagram socket, that of the socket is another.
+        address = of.sock.getsockname() if of.spec.host and not is_numeric(of.spec.host) else None
+        sock = _bound(of.spec, address, cleanup_on_fail)
         _listen(sock, of.spec)
         cleanup_on_fail.pop_all()
         return sock
 
 
-def _open(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
+def _open(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
     """Open a socket as `spec` says; `cleanup_on_fail` undoes all of it. Raises Error."""
-    sock = _bound(spec, cleanup_on_fail)
+    sock = _bound(spec, address, cleanup_on_fail)
     if spec.reuseport:
         _reserve(sock, spec)
     else:
@@ -241,7 +243,7 @@ def _open(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
     return sock
 
 
-def _bound(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
+def _bound(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
     try:
         sock = socket.socket(FAMILIES[spec.family], TYPES[spec.type])
     except OSError as error:
@@ -252,9 +254,7 @@ def _bound(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
         bind_path(sock, spec.path, spec.umask)
         cleanup_on_fail.callback(os.unlink, spec.path)
         return sock
-    assert spec.host is not None
-    assert spec.port is not None
-    address = _resolve(spec.host, spec.port, sock.family, sock.type)
+    address = address or resolve(spec)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if spec.reuseport:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -303,11 +303,24 @@ def _reserve(sock: socket.socket, spec: Spec) -> None:
             raise Error(f"Cannot reserve {spec.host}:{spec.port}: {error.strerror}; is the interface up?") from None
 
 
-def _resolve(host: str, port: int, family: int, kind: int) -> Any:
+def is_numeric(host: str) -> bool:
+    """Return whether a host is an address, which need not be looked up."""
     try:
-        return socket.getaddrinfo(host, port, family, kind, flags=socket.AI_PASSIVE)[0][4]
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def resolve(spec: Spec) -> Any:
+    """Return the address to bind a socket to. Raises Error. It may take long if the host is a name."""
+    try:
+        found = socket.getaddrinfo(
+            spec.host, spec.port, FAMILIES[spec.family], TYPES[spec.type], flags=socket.AI_PASSIVE
+        )
     except (socket.gaierror, UnicodeError):
-        raise Error(f"Cannot resolve host {host} as an address of this family") from None
+        raise Error(f"Cannot resolve host {spec.host} as an address of this family") from None
+    return found[0][4]
 
 
 def _bind_to_interface(sock: socket.socket, interface: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import grp
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from papad.daemon import peers as module
-from papad.daemon.peers import Peers, is_loopback
+from papad.daemon.peers import Peer, Peers, is_loopback
 from papad.errors import Error
 from tests.support.papad import in_child, no_new_fds
 from tests.support.waiting import wait_until
@@ -67,11 +68,24 @@ def connected(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
     return client, listener.accept()[0]
 
 
+def admit(peers: Peers, end: socket.socket) -> Peer:
+    """What the server does with a connection. Raises Error for a stranger."""
+    peer = peers.identify(end)
+    admitted = peers.admits(peer)
+    if admitted is None:
+        admitted = asyncio.run(peers.ask(peer))
+        assert peers.admits(peer) is admitted, "it is remembered"
+        peers._members.clear()
+    if not admitted:
+        raise Error(peers.refusal(peer))
+    return peer
+
+
 @families
 def test_we_ourselves_are_admitted_by_our_uid(peers: Peers, listen: Callable, family: socket.AddressFamily) -> None:
     client, end = connected(listen(family))
     with client, end:
-        peer = peers.admit(end)
+        peer = admit(peers, end)
         assert peer.uid == os.getuid()
         assert (peer.groups is not None) == (family == socket.AF_UNIX)
         assert str(peer) == f"uid {os.getuid()}"
@@ -124,7 +138,7 @@ def end_stranger(end: socket.socket) -> None:
 def test_a_stranger_is_refused_by_name(peers: Peers, listen: Callable, family: socket.AddressFamily) -> None:
     end = as_stranger(listen(family), lambda client: None, [])
     with pytest.raises(Error, match=r"uid 65534 may not talk to papad"):
-        peers.admit(end)
+        admit(peers, end)
     end_stranger(end)
 
 
@@ -141,7 +155,7 @@ def test_a_stranger_that_sends_first_or_closes_half_is_refused_too(
 
     end = as_stranger(listen(family), acting, [])
     with pytest.raises(Error, match="uid 65534"):
-        peers.admit(end)
+        admit(peers, end)
     end_stranger(end)
 
 
@@ -154,11 +168,11 @@ def test_a_process_that_has_the_group_is_admitted_on_unix(
     gid = grp.getgrnam("games").gr_gid
     listener = listen(socket.AF_UNIX)
     end = as_stranger(listener, lambda client: None, [7, gid])
-    assert peers.admit(end).groups == {STRANGER, 7, gid}
+    assert admit(peers, end).groups == {STRANGER, 7, gid}
     end_stranger(end)
     end = as_stranger(listener, lambda client: None, [7])
     with pytest.raises(Error, match="be root, or a member of the group games"):
-        peers.admit(end)
+        admit(peers, end)
     end_stranger(end)
 
 
@@ -169,7 +183,7 @@ def test_on_tcp_the_group_database_decides(
 ) -> None:
     monkeypatch.setattr(module, "GROUP", "nogroup")
     end = as_stranger(listen(family), lambda client: None, [])
-    assert peers.admit(end).uid == STRANGER
+    assert admit(peers, end).uid == STRANGER
     end_stranger(end)
 
 
@@ -182,9 +196,9 @@ def test_in_a_users_papad_other_users_are_refused_and_root_is_not(listen: Callab
     def papad_of_a_user() -> None:
         os.setuid(12)
         own = Peers()
-        assert own.admit(of_root).uid == 0
+        assert admit(own, of_root).uid == 0
         with pytest.raises(Error, match="may not talk to the papad of another user"):
-            own.admit(end)
+            admit(own, end)
 
     assert in_child(papad_of_a_user) == 0
     client.close()
@@ -205,7 +219,7 @@ def test_a_peer_that_has_closed_is_refused_every_time(
         client.sendall(sends)
         client.close()
         with end, pytest.raises(Error, match="cannot tell who you are"):
-            peers.admit(end)
+            admit(peers, end)
         refused += 1
     assert refused == 200
 
@@ -216,7 +230,7 @@ def test_a_peer_that_was_reset_is_refused(peers: Peers, listen: Callable, family
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     client.close()
     with end, pytest.raises((Error, OSError)):
-        peers.admit(end)
+        admit(peers, end)
 
 
 @families
@@ -227,7 +241,7 @@ def test_a_peer_that_has_finished_sending_is_admitted(
     with client, end:
         client.sendall(b"get x\n")
         client.shutdown(socket.SHUT_WR)
-        assert peers.admit(end).uid == os.getuid()
+        assert admit(peers, end).uid == os.getuid()
 
 
 @families

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from papad.daemon.tables.launch import Spec, inherit, parse_size, request, specify, standard_streams
+from papad.daemon.tables.launch import Spec, groups_of, inherit, parse_size, request, specify, standard_streams
 from papad.daemon.tables.sockets import Sockets
 from papad.errors import Error
 from papad.protocol import wire
@@ -49,7 +49,9 @@ def test_a_user_brings_its_group_along() -> None:
     spec = specify({"uid": "nobody"}, ["x"])
     assert (spec.uid, spec.gid) == (user.pw_uid, user.pw_gid)
     assert specify({"uid": str(user.pw_uid), "gid": "0"}, ["x"]).gid == 0
-    assert request(spec, ["x"])["groups"] == os.getgrouplist("nobody", user.pw_gid)
+    assert groups_of(spec) == os.getgrouplist("nobody", user.pw_gid)
+    assert groups_of(specify({}, ["x"])) is None
+    assert request(spec, ["x"], [7])["groups"] == [7]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
 
 
 def test_a_shell_gets_the_command_as_one_argument() -> None:
-    assert request(specify({"shell": True}, ["a b", "c"]), ["a b", "c"])["args"] == ["/bin/sh", "-c", "a b", "c"]
+    assert request(specify({"shell": True}, ["a b", "c"]), ["a b", "c"], None)["args"] == ["/bin/sh", "-c", "a b", "c"]
 
 
 @pytest.fixture

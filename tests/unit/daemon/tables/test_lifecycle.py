@@ -295,7 +295,7 @@ def test_spawned_without_forked_is_not_taken_for_a_start(lives: Lives) -> None:
 
     async def act(tables: Tables) -> list[Any]:
         await make(tables, "first", "exit 0")  # there is a nursery
-        process = tables.processes._begin("x", specify({}, ["/bin/sleep", "60"]))
+        process = tables.processes._begin("x", specify({}, ["/bin/sleep", "60"]), None)
         acknowledged: list[str] = []
         spawner = tables.processes._spawner
         acknowledge = spawner.acknowledge

@@ -1,0 +1,77 @@
+"""Look-ups of users, groups and hosts, aside and with a deadline.
+
+A slow directory (nsswitch.conf(5)) holds up only who asks, and not for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import functools
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from papad.errors import Error
+
+_DEADLINE = 5.0  # seconds
+_MOST = 32  # threads; one that hangs stays as long as it hangs
+
+_libc = ctypes.CDLL(None)
+_running: set[threading.Thread] = set()
+
+T = TypeVar("T")
+
+
+async def aside(function: Callable[..., T], *args: Any) -> T:
+    """Return what a function returns that runs in a thread. Raises what it raises, or Error after a deadline.
+
+    Then its outcome is of no interest any more.
+    """
+    if len(_running) >= _MOST:
+        raise Error("the directory of users, groups or hosts does not answer; try again later, or use numbers")
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Callable[[], T]] = loop.create_future()
+
+    def finish(result: Callable[[], T]) -> None:
+        _running.discard(thread)
+        if not outcome.done():
+            outcome.set_result(result)
+
+    def run() -> None:
+        result: Callable[[], T]
+        try:
+            result = functools.partial(_same, function(*args))
+        except BaseException as error:
+            result = functools.partial(_raise, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(finish, result)
+
+    # A daemon thread: papad can end while it hangs.
+    thread = threading.Thread(target=run, name="look-up", daemon=True)
+    _running.add(thread)
+    thread.start()
+    await asyncio.wait([outcome], timeout=_DEADLINE)
+    if not outcome.done():
+        raise Error(f"the directory of users, groups or hosts has not answered within {_DEADLINE:g} s; use numbers")
+    return outcome.result()()
+
+
+def groups_of(user: str, gid: int) -> list[int]:
+    """Return the groups of a user, with `gid`, like os.getgrouplist, which would hold up all threads (CPython 3.13)."""
+    size = 64
+    while True:
+        count, groups = ctypes.c_int(size), (ctypes.c_uint32 * size)()
+        if _libc.getgrouplist(os.fsencode(user), ctypes.c_uint32(gid), groups, ctypes.byref(count)) >= 0:
+            return groups[: count.value]
+        size = max(count.value, 2 * size)
+
+
+def _same(value: T) -> T:
+    return value
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
