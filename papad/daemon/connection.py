@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Host, sock: socket.socket, peer: Peer) -> None:
         self._server = server
         self._sock = sock
-        self._peer = peer
+        self.peer = peer
         self._transport: asyncio.Transport
         # Bytes sent so far, to tell whether the peer has read all of them; the server has sent these.
         self._sent = len(wire.WELCOME)
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
         if isinstance(line, wire.LineTooLong):
             return wire.error(f"The line is too long; at most {self._reader.limit} bytes can be taken. It was ignored")
         if self._is_http(line):
-            log.warning("dropped a connection from %s that speaks HTTP", self._peer)
+            log.warning("dropped a connection from %s that speaks HTTP", self.peer)
             self._leaving = True
             self._transport.abort()
             return b""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
+import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from papad.daemon.commands.table import Tables
@@ -17,7 +21,12 @@ from papad.protocol import wire
 log = logging.getLogger("papad")
 
 MAX_CONNECTIONS = 1000
+_OF_ONE_USER = 500  # other than root and our own user
+_RESERVE = 100  # for these, beyond MAX_CONNECTIONS
 _REFUSED_LINGER = 1.0  # seconds for a refused client to read why
+_LINGERING = 100  # refused clients that get this time
+_ACCEPTING = 0.002  # seconds of a turn of the event loop
+_PAUSE = 4  # times as long as it took, after a turn with clients that were refused
 _DRAIN = 0.5  # seconds for connections to become quiet when papad stops
 
 
@@ -33,6 +42,9 @@ class Server:
         self.exit_when_idle = False
         """Set by exit-if-idle: stop once there are no connections, unless a new one comes."""
         self._stopped = stopped  # done when the daemon is to stop: True by exit-if-idle, False by a signal
+        self._by_user: Counter[int] = Counter()  # connections
+        self._refused = 0  # clients since the log has last told of one
+        self._lingering: set[socket.socket] = set()  # of refused clients
         self._drained: asyncio.Future[None] | None = None  # set by drain; done at no connections
         self.on_change: list[Callable[[], None]] = []
         """Called after each command and acknowledgement, which may have changed what is held."""
@@ -81,7 +93,9 @@ class Server:
 
     def left(self, connection: Connection) -> None:
         """Remove a connection that is closed."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self._by_user[connection.peer.uid] -= 1
         if self._drained is not None and not self.connections and not self._drained.done():
             self._drained.set_result(None)
         if self.exit_when_idle and not self.connections and self.tables.idle and not self._stopped.done():
@@ -90,16 +104,16 @@ class Server:
             self._stopped.set_result(True)
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(100):
+        """Accept those who wait, but not for long, and less of the time when strangers are among them."""
+        began, refused = time.monotonic(), self._refused
+        while (took := time.monotonic() - began) < _ACCEPTING:
             try:
                 sock, _ = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
-                return
+                break
             except OSError as error:
-                loop = asyncio.get_running_loop()
                 log.warning("cannot accept connections, retrying in a second: %s", error.strerror)
-                loop.remove_reader(listener)
-                loop.call_later(1.0, self._accept_again, listener)
+                self._pause(listener, 1.0)
                 return
             self.exit_when_idle = False
             try:
@@ -112,6 +126,13 @@ class Server:
                 self.run(self._ask(sock, peer))
             else:
                 self._begin(sock, peer, admitted=admitted)
+        if self._refused > refused:
+            self._pause(listener, _PAUSE * took)
+
+    def _pause(self, listener: socket.socket, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(seconds, self._accept_again, listener)
 
     async def _ask(self, sock: socket.socket, peer: Peer) -> None:
         """Admit the peer or refuse it once it is known whether it is a member of the group."""
@@ -126,8 +147,7 @@ class Server:
         try:
             if not admitted:
                 raise Error(self.peers.refusal(peer))
-            if len(self.connections) >= MAX_CONNECTIONS:
-                raise Error(f"papad has {MAX_CONNECTIONS} connections already; close some")
+            self._check_limits(peer)
             # The original client, where it is hung up on before the welcome, takes nobody to be
             # there: it unlinks our path and starts the original server. So nothing comes between.
             sock.send(wire.WELCOME, socket.MSG_DONTWAIT)
@@ -137,11 +157,49 @@ class Server:
             sock.setblocking(False)
             connection = Connection(self, sock, peer)
             self.connections.add(connection)
+            self._by_user[peer.uid] += 1
             self.run(self._serve(connection, sock))
 
+    def _check_limits(self, peer: Peer) -> None:
+        """Raise Error if the peer may have no further connection."""
+        trusted = peer.uid in (0, os.geteuid())
+        most = MAX_CONNECTIONS + (_RESERVE if trusted else 0)
+        if len(self.connections) >= most:
+            raise Error(f"papad has {most} connections already; close some")
+        if not trusted and self._by_user[peer.uid] >= _OF_ONE_USER:
+            raise Error(f"{peer} has {_OF_ONE_USER} connections to papad already; close some")
+
     def _refuse(self, sock: socket.socket, why: str) -> None:
-        log.info("refused a connection: %s", why)
-        self.run(_refuse(sock, why))
+        """Tell a client why it is refused, and close. The log has one line a second."""
+        self._refused += 1
+        if self._refused == 1:
+            log.info("refused a connection: %s", why)
+            asyncio.get_running_loop().call_later(1.0, self._tell_refused)
+        sock.setblocking(False)
+        with suppress(OSError):
+            sock.send(wire.error(why))
+            sock.shutdown(socket.SHUT_WR)
+        if len(self._lingering) < _LINGERING:
+            self._lingering.add(sock)
+            self.run(self._linger(sock))
+        else:
+            sock.close()
+
+    def _tell_refused(self) -> None:
+        more, self._refused = self._refused - 1, 0
+        if more:
+            self._refused = 1
+            log.info("refused %d more connections within a second", more)
+            asyncio.get_running_loop().call_later(1.0, self._tell_refused)
+
+    async def _linger(self, sock: socket.socket) -> None:
+        """Close without a reset, so that the client can read why it is refused; ignore its input."""
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_REFUSED_LINGER):
+                while await asyncio.get_running_loop().sock_recv(sock, 65536):
+                    pass
+        self._lingering.remove(sock)
+        sock.close()
 
     def _accept_again(self, listener: socket.socket) -> None:
         if listener in self._listeners and listener.fileno() >= 0 and self._drained is None:
@@ -153,18 +211,3 @@ class Server:
         except OSError:  # the client is already gone
             self.left(connection)
             sock.close()
-
-
-async def _refuse(sock: socket.socket, why: str) -> None:
-    """Send the reason and close without a reset, so the client can read it; ignore its input."""
-    loop = asyncio.get_running_loop()
-    with sock:
-        sock.setblocking(False)
-        try:
-            sock.send(wire.error(why))
-            sock.shutdown(socket.SHUT_WR)
-            async with asyncio.timeout(_REFUSED_LINGER):
-                while await loop.sock_recv(sock, 65536):
-                    pass
-        except (OSError, TimeoutError):
-            pass

@@ -2,12 +2,104 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.support.nurseries import Hanging
 from tests.support.papad import Probe, open_fds, running_papad, varied_copy
 from tests.support.waiting import wait_until
+
+NOBODY = 65534
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@contextlib.contextmanager
+def nobody_does(act: Callable[[], object]) -> Iterator[int]:
+    """A child of another user, which does something until it is ended; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            act()
+        finally:
+            os._exit(1)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def processor_time(pid: int) -> float:
+    """The processor time of a process in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@root_only
+def test_a_flood_of_strangers_costs_little_and_one_line_a_second(tmp_path: Path) -> None:
+    with running_papad(tmp_path, tcp=True) as daemon:
+
+        def flood() -> None:
+            while True:  # without waiting: a full queue would cost a second each time
+                with contextlib.ExitStack() as opened:
+                    for _ in range(20):
+                        sock = opened.enter_context(socket.socket())
+                        sock.setblocking(False)
+                        sock.connect_ex(("127.0.0.1", daemon.port))
+                    time.sleep(0.001)
+
+        lines = daemon.log.count("\n")
+        with nobody_does(flood), nobody_does(flood), Probe(daemon) as probe:
+            began, before = time.monotonic(), processor_time(daemon.pid)
+            time.sleep(4)
+            took, used = time.monotonic() - began, processor_time(daemon.pid) - before
+        assert "refused a connection: uid 65534 may not talk" in daemon.log or "cannot tell who you are" in daemon.log
+        assert daemon.log.count("\n") - lines <= took + 3
+        assert used < 0.6 * took
+        assert probe.median < 0.02
+        wait_until(lambda: len(open_fds(daemon.pid)) < 30, "nothing is left of them")
+
+
+@root_only
+def test_one_user_cannot_take_all_connections(tmp_path: Path) -> None:
+    """nobody is a member here: the group papad is that of nobody."""
+    varied_copy(tmp_path, "daemon/peers.py", 'GROUP = "papad"', 'GROUP = "nogroup"')
+    with running_papad(tmp_path, tcp=True, cwd=tmp_path) as daemon:
+        reader, writer = os.pipe()
+
+        def idle() -> None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (2000, 2000))
+            held = []
+            for _ in range(510):
+                sock = socket.create_connection(("127.0.0.1", daemon.port))
+                held.append(sock)
+                os.write(writer, b"w" if sock.recv(1000).startswith(b"Papa") else b"e")
+            time.sleep(60)
+
+        with nobody_does(idle):
+            answers = b""
+            while len(answers) < 510:
+                answers += os.read(reader, 1000)
+            assert answers == b"w" * 500 + b"e" * 10
+            with contextlib.ExitStack() as all_of_them:
+                for _ in range(600):
+                    all_of_them.enter_context(daemon.connect())
+                with daemon.connect(welcome=False) as talk:
+                    assert talk.until(b"\n") == b"Error: papad has 1100 connections already; close some\n"
+        os.close(reader)
+        os.close(writer)
+        assert daemon.ask("get x") == ""
 
 
 def test_a_program_whose_exec_hangs_delays_only_the_command_that_wants_it(tmp_path: Path) -> None:
