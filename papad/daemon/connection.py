@@ -15,6 +15,7 @@ import functools
 import inspect
 import logging
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
@@ -29,7 +30,7 @@ from papad.protocol import wire
 
 log = logging.getLogger("papad")
 
-_LINES_A_TURN = 1000  # then other connections get a turn
+_TURN = 0.002  # seconds of lines; then other connections get a turn
 _QUIET = 0.1  # seconds of silence after which a client is not in the middle of a request
 _RESOURCES = {
     errno.EMFILE,
@@ -150,12 +151,12 @@ class Connection(asyncio.Protocol):
         """Take as many lines as possible now, and read more only when all are done."""
         self._scheduled = False
         out: list[bytes] = []
-        size = taken = 0
-        while self._lines and self._takes_line() and taken < _LINES_A_TURN:
+        size, end, over = 0, time.monotonic() + _TURN, False
+        while self._lines and self._takes_line() and not over:
             answer = self._take(self._lines.popleft())
             out.append(answer)
             size += len(answer)
-            taken += 1
+            over = time.monotonic() >= end
             if size > FLUSH_SIZE:
                 self.write(b"".join(out))  # this may call pause_writing
                 out.clear()
@@ -166,7 +167,7 @@ class Connection(asyncio.Protocol):
             return
         if self._lines and not self._leaving:
             self._transport.pause_reading()
-            if taken == _LINES_A_TURN:
+            if over:
                 self._proceed_soon()
         elif self._leaving or (self._ended and self.mode not in _OWES_ANSWER):
             self._transport.close()  # also a watch, which nobody can acknowledge any more

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from papad.errors import Error
 from papad.protocol.options import number
 
 
 def select(
-    names: Iterable[str], patterns: list[str], *, numbers: Mapping[int, str], required: bool = False
+    names: Collection[str],
+    patterns: list[str],
+    *,
+    numbers: Callable[[], Mapping[int, str]] = dict,
+    visible: Callable[[str], bool] = bool,
+    required: bool = False,
 ) -> list[str]:
-    """Return the names that match any of the patterns, sorted; all names if there are no patterns.
+    """Return the visible names that match any of the patterns, sorted; all if there are no patterns.
 
-    A pattern ends in `*`, or is a name, or else a number in `numbers` (a pid or a fileno). Raises
-    Error for a name that does not exist if `required`.
+    A pattern ends in `*`, or is a name, or else a number of those that `numbers` returns (a pid or
+    a fileno); that is called only then, so a name costs the same among few and many. Raises Error
+    for a name that does not exist if `required`.
     """
-    names = set(names)
-    if not patterns:
-        return sorted(names)
     found: set[str] = set()
-    for pattern in patterns:
+    known: Mapping[int, str] | None = None
+    for pattern in patterns or ["*"]:
         if pattern.endswith("*"):
-            found.update(name for name in names if name.startswith(pattern[:-1]))
-        elif pattern in names:
-            found.add(pattern)
-        elif (name := numbers.get(number(pattern))) in names:
+            found.update(name for name in names if name.startswith(pattern[:-1]) and visible(name))
+            continue
+        name = pattern
+        if pattern not in names or not visible(pattern):
+            known = numbers() if known is None else known
+            name = known.get(number(pattern), "")
+        if name in names and visible(name):
             found.add(name)
         elif required:
             raise Error(f"{pattern} not found")

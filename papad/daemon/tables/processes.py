@@ -158,11 +158,17 @@ class Processes:
 
         Raises Error for a name that does not exist if `required`.
         """
-        listed = {name: process for name, process in self._names.items() if process.listed}
-        numbers = {process.pid: name for name, process in listed.items()}
-        return [listed[name] for name in select(listed, patterns, numbers=numbers, required=required)]
+        found = select(
+            self._names,
+            patterns,
+            numbers=lambda: {process.pid: name for name, process in self._names.items() if process.listed},
+            visible=lambda name: self._names[name].listed,
+            required=required,
+        )
+        return [self._names[name] for name in found]
 
     def matches(self, process: Process, patterns: list[str]) -> bool:
         """Return whether a process still holds its name and matches the patterns."""
-        numbers = {process.pid: process.name}
-        return self._names.get(process.name) is process and bool(select([process.name], patterns, numbers=numbers))
+        return self._names.get(process.name) is process and bool(
+            select([process.name], patterns, numbers=lambda: {process.pid: process.name})
+        )

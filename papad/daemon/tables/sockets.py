@@ -183,8 +183,10 @@ class Sockets:
 
         Raises Error for a name that does not exist if `required`.
         """
-        numbers = {each.fileno: each.name for each in self}
-        return [self._sockets[name] for name in select(self._sockets, patterns, numbers=numbers, required=required)]
+        found = select(
+            self._sockets, patterns, numbers=lambda: {each.fileno: each.name for each in self}, required=required
+        )
+        return [self._sockets[name] for name in found]
 
 
 def specify(options: dict[str, Any]) -> Spec:

@@ -58,4 +58,4 @@ class Values:
 
     def select(self, patterns: list[str]) -> list[str]:
         """Return the names that match, sorted."""
-        return select(self._values, patterns, numbers={})
+        return select(self._values, patterns)

@@ -128,3 +128,18 @@ def test_a_program_whose_exec_hangs_delays_only_the_command_that_wants_it(tmp_pa
             lambda: [len(open_fds(pid)) for pid in (daemon.pid, daemon.nursery)] == before, "nothing is left open"
         )
     os.close(hanging.fd)
+
+
+def test_a_thousand_expensive_commands_at_once_leave_turns_to_others(tmp_path: Path) -> None:
+    with running_papad(tmp_path) as daemon, daemon.connect() as talk:
+        count = 20_000
+        talk.send("".join(f"set v{number} {number}\n" for number in range(count)))
+        for _ in range(count):
+            talk.until(b"> ")
+        with Probe(daemon) as probe:
+            talk.send("list values zz*\n" * 1000)
+            for _ in range(1000):
+                assert talk.until(b"> ").strip() == b">"
+        assert len(probe.waits) > 10
+        assert probe.median < 0.05
+        assert probe.longest < 0.5

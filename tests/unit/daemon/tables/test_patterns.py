@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from papad.daemon.tables.patterns import select
@@ -27,15 +29,36 @@ NUMBERS = {7: "db", 9: "web.1", 11: "gone"}
     ],
 )
 def test_patterns_select_names(patterns: list[str], found: list[str]) -> None:
-    assert select(NAMES, patterns, numbers=NUMBERS) == found
+    assert select(NAMES, patterns, numbers=lambda: NUMBERS) == found
 
 
 @pytest.mark.parametrize("pattern", ["nothing", "8", "11", "9" * 5000, "\u0663", "-1", ""])
 def test_a_name_that_is_required_and_missing_is_named(pattern: str) -> None:
     with pytest.raises(Error) as error:
-        select(NAMES, [pattern], numbers=NUMBERS, required=True)
+        select(NAMES, [pattern], numbers=lambda: NUMBERS, required=True)
     assert str(error.value) == f"{pattern} not found"
 
 
 def test_a_wildcard_that_matches_nothing_is_no_error() -> None:
-    assert select(NAMES, ["x*"], numbers={}, required=True) == []
+    assert select(NAMES, ["x*"], required=True) == []
+
+
+def test_what_is_not_visible_does_not_exist() -> None:
+    def visible(name: str) -> bool:
+        return name != "db"
+
+    assert select(NAMES, ["*"], visible=visible) == ["7", "a*b", "web.1", "web.2"]
+    for pattern in ("db", "7"):
+        assert select(["db"], [pattern], numbers=lambda: NUMBERS, visible=visible) == []
+        with pytest.raises(Error):
+            select(["db"], [pattern], numbers=lambda: NUMBERS, visible=visible, required=True)
+
+
+def test_one_name_among_many_costs_a_look_up() -> None:
+    def too_expensive(name: object = None) -> Any:
+        raise AssertionError
+
+    class Names(dict[str, int]):
+        __iter__ = too_expensive
+
+    assert select(Names(a=1, b=2), ["b", "a"], numbers=too_expensive) == ["a", "b"]
