@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import time
@@ -33,6 +34,8 @@ UNKNOWN_CODE = 256
 """Reported when the real exit code is unknown; no process can exit with it."""
 
 _KEY = "process:"
+_LARGE_PIPE = 1 << 20  # bytes: pipe-max-size (pipe(7))
+_REST = 0.005  # seconds
 _UNKNOWN_AFTER = 10.0  # seconds for init to reap the child of a nursery that is gone
 
 
@@ -328,17 +331,31 @@ class Lifecycle:
 
     def _readable(self, process: Process, stream: int) -> None:
         fd = process.pipes[stream]
+        ring = None if process.removed else process.ring
         try:
-            if process.removed or process.ring is None:
-                size = self._capture.drain(fd)
-            else:
-                size = self._capture.pump(fd, process.ring, process.id, stream)
+            size = self._capture.pump(fd, ring, process.id, stream) if ring is not None else self._capture.drain(fd)
         except BlockingIOError:
             return
         if not size:
             self._close_pipe(process, stream)
+        elif ring is None:
+            self._rest(process, stream)
+            return
         self._forward(process)
         self._settle(process)
+
+    def _rest(self, process: Process, stream: int) -> None:
+        """Let a pipe whose contents are discarded fill, instead of emptying it at every write."""
+        loop, fd = asyncio.get_running_loop(), process.pipes[stream]
+        with contextlib.suppress(OSError):  # beyond the user's limit for pipes (pipe(7))
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _LARGE_PIPE)
+        loop.remove_reader(fd)
+
+        def read_on() -> None:
+            if process.pipes.get(stream) == fd:
+                loop.add_reader(fd, self._readable, process, stream)
+
+        loop.call_later(_REST, read_on)
 
     def _forward(self, process: Process) -> None:
         """Forward lines to the journal; those that it does not accept now wait until it does."""

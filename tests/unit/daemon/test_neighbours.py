@@ -143,3 +143,20 @@ def test_a_thousand_expensive_commands_at_once_leave_turns_to_others(tmp_path: P
         assert len(probe.waits) > 10
         assert probe.median < 0.05
         assert probe.longest < 0.5
+
+
+def test_output_that_is_discarded_costs_little_however_much_it_is(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("(while :; do echo a line; done) & yes &")  # the nursery's, in the end, and killed with it
+    with running_papad(tmp_path) as daemon, daemon.connect() as talk:
+        talk.ask(f"make process x env.PATH={os.defpath} /bin/sh {script}")
+        wait_until(lambda: "running=False" in talk.ask("list processes x"), "it has ended; its children have not")
+        talk.ask("remove processes x")
+        with Probe(daemon) as probe:
+            time.sleep(0.5)  # what was in the pipe
+            began, before = time.monotonic(), processor_time(daemon.pid)
+            time.sleep(2)
+            took, used = time.monotonic() - began, processor_time(daemon.pid) - before
+        assert used < 0.15 * took
+        assert probe.median < 0.05
+        assert sum("pipe:" in what for what in open_fds(daemon.pid).values()) > 2, "they write"
