@@ -42,6 +42,7 @@ def guarded(task: object, *args: object) -> threading.Thread:
             task(*args)  # type: ignore[operator]
         except Exception as error:
             faults.append(f"the test itself: {task}: {error!r}")
+            over.set()
             raise
 
     thread = threading.Thread(target=run)
@@ -159,7 +160,10 @@ def whole() -> tuple[int, int]:
 
 
 def systemctl(*args: str) -> None:
-    subprocess.run(["systemctl", *args], check=True, capture_output=True)
+    done = subprocess.run(["systemctl", *args], capture_output=True, text=True)
+    if done.returncode:
+        log = subprocess.run(["journalctl", "-q", "-n60", "-o", "short-precise"], capture_output=True, text=True)
+        raise RuntimeError(f"systemctl {' '.join(args)}: {done.stderr}{log.stdout}")
 
 
 def kill(pid: int) -> None:
