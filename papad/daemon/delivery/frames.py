@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from papad.daemon.delivery.channel import FLUSH_SIZE, Channel, Mode
 from papad.daemon.delivery.reader import Reading
 from papad.protocol import wire
+
+_TURN = 0.002  # seconds of frames; then others get a turn
 
 
 class Frames:
@@ -44,16 +47,16 @@ class Frames:
         if self._ended or channel.closing:
             return
         gathered: list[bytes] = []
-        size = 0
+        size, end, over = 0, time.monotonic() + _TURN, False
         with contextlib.closing(reading.frames()) as frames:
             for frame in frames:
                 gathered.append(frame)
                 size += len(frame)
-                if size > FLUSH_SIZE:
+                if over := size > FLUSH_SIZE or time.monotonic() >= end:
                     break
-        if gathered:
+        if size:
             channel.write(b"".join(gathered))
-        if size > FLUSH_SIZE:
+        if over or (reading.query.follow and reading.has_news):
             self._unless_full()
         elif reading.query.follow:
             reading.on_news = self._on_news

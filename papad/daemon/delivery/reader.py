@@ -15,7 +15,7 @@ from papad.daemon.output.ring import STREAMS, Ring
 from papad.daemon.tables.process import Process
 from papad.daemon.tables.processes import Processes
 
-_CHUNK = 16 * 1024
+_CHUNK, _CHUNKS = 16 * 1024, 4 << 20  # the most bytes read ahead of one process, and of all
 
 Frame = tuple[float, int, int, bytes]
 """Time, process id, position after it (-1 for the end of the process), and the bytes to send."""
@@ -37,7 +37,7 @@ class Query:
 
 
 class Reading:
-    """A client's reading. Each call to `frames` yields what is new, so each byte comes once.
+    """A client's reading: each byte comes once, as far as there was one when it was asked for.
 
     A follower is told of changes to processes, and calls `on_news` when there may be more.
     """
@@ -52,12 +52,14 @@ class Reading:
         self._positions: dict[int, int] = dict(query.after)  # process id -> where to read on
         self._told: set[int] = set()  # ids of processes whose end was sent
         self._news: dict[int, Process] = {}  # processes that may have more, by id
+        self._merging: dict[int, Process] = {}  # those of which `_merged` yields what there was when it began
+        self._merged: Iterator[Frame] | None = None
         found = processes.select(query.patterns, required=not query.follow)
-        starts = self._newest(found) if (query.last, query.bytes) != (None, None) else {}
         for process in found:
             self._news[process.id] = process
             if process.id not in self._positions:
-                self._positions[process.id] = starts.get(process.id, self._start(process))
+                self._positions[process.id] = self._start(process)
+        self._seeking = self._seek(found) if (query.last, query.bytes) != (None, None) else iter(())
         if query.follow:
             processes.followers.add(self)
 
@@ -73,32 +75,44 @@ class Reading:
             self._news[process.id] = process
             self.on_news()
 
+    @property
+    def has_news(self) -> bool:
+        """Whether a follower has more to read, once `frames` has come to its end."""
+        return bool(self._news)
+
     def frames(self) -> Generator[bytes]:
-        """Yield what is new since the last call, merged by time.
+        """Yield what there is, merged by time; and an empty frame at each step on the way.
 
-        What is not taken from the iterator is yielded by the next call.
+        So the caller can stop when it has taken too long. What is not taken from the iterator is
+        yielded by the next call.
         """
-        news, self._news = self._news, {}
-        try:
-            for _, id, position, data in heapq.merge(*(self._frames_of(process) for process in news.values())):
-                if position < 0:
-                    self._told.add(id)
-                else:
-                    self._positions[id] = position
-                if data:
-                    self.found = True
-                    yield data
-        finally:
-            self._news = {id: each for id, each in news.items() if self._has_more(each)} | self._news
+        for _ in self._seeking:
+            yield b""
+        if self._merged is None:
+            self._merging, self._news = self._news, {}
+            chunk = max(1024, min(_CHUNK, _CHUNKS // max(1, len(self._merging))))
+            self._merged = heapq.merge(*(self._frames_of(process, chunk) for process in self._merging.values()))
+        for _, id, position, data in self._merged:
+            if position < 0:
+                self._told.add(id)
+            else:
+                self._positions[id] = position
+            self.found = self.found or bool(data)
+            yield data
+        self._merged = None
+        self._news = {id: each for id, each in self._merging.items() if self._has_more(each)} | self._news
 
-    def _frames_of(self, process: Process) -> Iterator[Frame]:
-        """Yield the frames of one process; `frames` advances its position as it yields them."""
+    def _frames_of(self, process: Process, most: int) -> Iterator[Frame]:
+        """Yield the frames of one process, up to what it has written by now, of `most` bytes each.
+
+        `frames` advances its position as it yields them.
+        """
         query, id = self.query, process.id
         position = self._positions[id]
-        before = query.before.get(id, sys.maxsize)
+        before = min(query.before.get(id, sys.maxsize), process.ring.state.tail if process.ring else 0)
         while process.ring is not None:
             start = max(position, process.ring.state.head)
-            chunk = next(process.ring.read(start, min(_CHUNK, before - start)), None)
+            chunk = next(process.ring.read(start, min(most, before - start)), None)
             if chunk is None or chunk.time > query.until:
                 break
             if chunk.position > position:
@@ -109,15 +123,15 @@ class Reading:
             head = _line(stream, process, chunk.time, len(chunk.data), chunk.position)
             wanted = query.stream in (None, stream)
             yield chunk.time, id, position, head + chunk.data + b"\n" if wanted else b""
-        if (
-            process.closed
-            and process.ring is not None
-            and position < process.ring.state.head == process.ring.state.tail
-        ):
-            # A watcher acknowledged the rest before this reader got to it. No chunk follows that
-            # would show the gap.
-            missing, position, newest = process.ring.state.head - position, process.ring.state.head, process.ring.newest
-            yield newest, id, position, _line("lost", process, newest, missing, position)
+        if process.ring is not None:
+            state = process.ring.state
+            # No chunk follows that would show the gap, where a watcher acknowledged the rest of a closed process,
+            # or where all that there was has been overwritten before this reader got to it.
+            rest = process.closed and state.head == state.tail
+            gone = state.head if rest else before if id not in query.before and before <= state.head else position
+            if position < gone:
+                missing, position, newest = gone - position, gone, process.ring.newest
+                yield newest, id, position, _line("lost", process, newest, missing, position)
         if self._at_end(process, position):
             end = process.closed_at
             code = process.exit[0] if process.exit is not None else 0
@@ -149,27 +163,27 @@ class Reading:
             return process.ring.position_at(self.query.since)
         return max(0, process.ring.state.head - process.ring.state.lost)
 
-    def _newest(self, processes: list[Process]) -> dict[int, int]:
-        """Return, for each process, where the newest `last` records or `bytes` of all begin."""
+    def _seek(self, processes: list[Process]) -> Iterator[None]:
+        """Find where the newest `last` records or `bytes` of all processes begin, a record at each step."""
         query = self.query
-        stream = None if query.stream is None else STREAMS.index(query.stream)
         starts = {each.id: each.ring.state.tail for each in processes if each.ring is not None}
-        records = (_newest_first(each.id, each.ring, stream) for each in processes if each.ring is not None)
+        records = (_newest_first(each.id, each.ring) for each in processes if each.ring is not None)
         wanted = sys.maxsize if query.last is None else query.last
         room = sys.maxsize if query.bytes is None else query.bytes
-        for time, id, position, end in heapq.merge(*records, reverse=True):
+        for time, id, position, end, stream in heapq.merge(*records, reverse=True):
             if not wanted or not room:
                 break
-            if query.since <= time <= query.until:
+            if query.since <= time <= query.until and query.stream in (None, STREAMS[stream]):
                 starts[id] = max(position, end - room)
                 wanted -= 1
                 room -= end - starts[id]
-        return starts
+            yield
+        self._positions = starts | query.after | {id: at for id, at in self._positions.items() if id not in starts}
 
 
-def _newest_first(id: int, ring: Ring, stream: int | None) -> Iterator[tuple[float, int, int, int]]:
-    for time, position, end in ring.newest_first(stream):
-        yield time, id, position, end
+def _newest_first(id: int, ring: Ring) -> Iterator[tuple[float, int, int, int, int]]:
+    for time, position, end, stream in ring.newest_first():
+        yield time, id, position, end, stream
 
 
 def _line(kind: str, process: Process, time: float, number: int, position: int) -> bytes:

@@ -219,13 +219,14 @@ class Ring:
                 high = middle
         return max(self.state.head, self._entry(low)[0]) if low < self.state.next else self.state.tail
 
-    def newest_first(self, stream: int | None) -> Iterator[tuple[float, int, int]]:
-        """Yield time, start and end of the records of one stream or both, newest first."""
-        state, end = self.state, self.state.tail
-        for number in range(state.next - 1, state.first - 1, -1):
+    def newest_first(self) -> Iterator[tuple[float, int, int, int]]:
+        """Yield time, start, end and stream of the records, newest first, as far as they are not overwritten meanwhile."""
+        newest, end = self.state.next - 1, self.state.tail
+        for number in range(newest, self.state.first - 1, -1):
+            if number < self.state.first:
+                return
             position, stamp = self._entry(number)
-            if stream in (None, stamp & 1):
-                yield (stamp >> 1) / 1e9, max(position, state.head), end
+            yield (stamp >> 1) / 1e9, max(position, self.state.head), end, stamp & 1
             end = position
 
     def _bytes(self, position: int, size: int) -> bytes:

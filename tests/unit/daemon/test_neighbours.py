@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -160,3 +161,49 @@ def test_output_that_is_discarded_costs_little_however_much_it_is(tmp_path: Path
         assert used < 0.15 * took
         assert probe.median < 0.05
         assert sum("pipe:" in what for what in open_fds(daemon.pid).values()) > 2, "they write"
+
+
+def test_a_reader_of_little_among_much_leaves_turns_to_others(tmp_path: Path) -> None:
+    with running_papad(tmp_path) as daemon, daemon.connect() as talk:
+        lines = "i=0;while\\ [\\ $i\\ -lt\\ 600000\\ ];do\\ echo\\ line;i=$((i+1));done"
+        talk.ask(f"make process x bufsize=16m /bin/sh -c {lines}")
+        wait_until(lambda: "running=False" in talk.ask("list processes x"), "it has ended")
+        for options in ("stream=err", "last=3 stream=err", "last=3 until=1"):
+            with Probe(daemon) as probe:
+                talk.send(f"output {options} x\n")
+                assert b"out:x" not in talk.until(b"> ")
+                time.sleep(0.05)
+            assert probe.longest < 0.1, options
+
+
+def test_output_of_a_process_that_floods_ends_where_it_was_when_it_was_asked_for(tmp_path: Path) -> None:
+    with running_papad(tmp_path) as daemon, daemon.connect() as talk:
+        talk.ask("make process x bufsize=1m /usr/bin/yes")
+        wait_until(lambda: json.loads(talk.ask("describe processes x"))["lost"] > 1 << 20, "it floods")
+        for _ in range(3):
+            talk.send("output x\n")
+            size = 0
+            while not talk.data.endswith(b"\n> "):
+                talk.data = talk.data[-3:] + talk.sock.recv(1 << 18)
+                size += len(talk.data)
+            assert size < 4 << 20
+            talk.data = b""
+
+
+def test_output_of_many_processes_is_read_from_their_rings_once(tmp_path: Path) -> None:
+    with running_papad(tmp_path) as daemon, daemon.connect() as talk:
+        for number in range(200):
+            talk.ask(f"make process p{number} bufsize=128k /usr/bin/seq 20000")
+        wait_until(lambda: "running=True" not in talk.ask("list processes"), "all have ended")
+        before, size, end = read_by(daemon.pid), 0, b""
+        talk.send("output\n")
+        while end != b"\n> ":
+            data = talk.sock.recv(1 << 18)
+            size, end = size + len(data), (end + data)[-3:]
+        assert size > 200 * 100_000
+        assert read_by(daemon.pid) - before < 1.5 * size
+
+
+def read_by(pid: int) -> int:
+    """How many bytes a process has read so far (proc(5), rchar)."""
+    return int(Path(f"/proc/{pid}/io").read_text().split()[1])
