@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from papad.client import trust
 from papad.client.address import DEFAULT_PORT, Address, connected, for_people
 from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
 from papad.protocol import requests, wire
@@ -50,7 +51,8 @@ class Client(Closing):
     def __init__(self, address: Address = DEFAULT_PORT, timeout: float | None = 10.0) -> None:
         """Connect. `timeout` limits each wait, in seconds.
 
-        Raises Unreachable if nothing answers at the address, Refused if papad rejects this user.
+        Raises Unreachable if nothing answers at the address, Refused if papad rejects this user, or
+        if a port is served by a user who is not trusted (trust.py).
         """
         self.address = address
         self.timeout = timeout
@@ -58,6 +60,8 @@ class Client(Closing):
         self.sock = connected(address, timeout)
         try:
             self._wait(self._incoming.answer)
+            if isinstance(address, int):
+                trust.check(self.sock, address)
         except BaseException as error:
             self.sock.close()
             if type(error) is Error:  # papad sent an error instead of its welcome
