@@ -287,9 +287,14 @@ class Connection(asyncio.Protocol):
         """Whether papad is stopping, so that no new batch may be delivered."""
         return self._ending is not None
 
+    @property
+    def unread(self) -> int:
+        """How many bytes wait in memory for the client to read."""
+        return self._transport.get_write_buffer_size()
+
     def has_read_all(self) -> bool:
         """Return whether the client has read everything that was written."""
-        return self._transport.get_write_buffer_size() == 0 and self._server.peers.has_read_all(self._sock, self._sent)
+        return self.unread == 0 and self._server.peers.has_read_all(self._sock, self._sent)
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the background."""

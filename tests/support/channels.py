@@ -52,6 +52,10 @@ class MemoryChannel:
     def write(self, data: bytes) -> None:
         self._sent += data
 
+    @property
+    def unread(self) -> int:
+        return 0 if self.reads else len(self._sent)
+
     def has_read_all(self) -> bool:
         return self.reads
 

@@ -75,5 +75,10 @@ def test_only_these_know_asyncio() -> None:
     tables = {f"tables.{name}" for name in ("process", "processes", "lifecycle")}
     daemon = {"main", "server", "connection", "nursery.spawner", "delivery.batches", "delivery.frames", *tables}
     daemon |= {"durable.homes", "durable.systemd", "paths"}  # they wait until something is let go
-    daemon |= {"log", "tables.lookups", "peers"}  # they wait for room, or for a directory
+    daemon |= {
+        "log",
+        "tables.lookups",
+        "peers",
+        "commands.table",
+    }  # they wait for room, for a directory, for others' turns
     assert knowing == {f"papad.daemon.{name}" for name in daemon} | {"papad.aio.connection", "papad.aio.papa"}

@@ -6,7 +6,8 @@ follow from the declaration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from papad.daemon.delivery.reader import Query, Reading
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.tables.launch import parse_names, parse_size, specify
 from papad.daemon.tables.lookups import aside
+from papad.daemon.tables.process import Process
 from papad.daemon.tables.processes import Processes
 from papad.daemon.tables.sockets import Sockets, is_numeric, resolve
 from papad.daemon.tables.sockets import Spec as SocketSpec
@@ -23,6 +25,8 @@ from papad.daemon.tables.sockets import specify as specify_socket
 from papad.daemon.tables.values import Values
 from papad.errors import Error
 from papad.protocol.options import SOCKET_OPTIONS, flag, number, one_of, whole
+
+_AT_ONCE = 100  # processes that are described in one turn of the event loop
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,23 @@ def describe_sockets(tables: Tables, given: Arguments) -> str:
     return _list([describe.line(describe.describe_socket(each)) for each in tables.sockets.select(given.words)])
 
 
-def describe_processes(tables: Tables, given: Arguments) -> str:
-    return _list([describe.line(describe.describe_process(each)) for each in tables.processes.select(given.words)])
+def describe_processes(tables: Tables, given: Arguments) -> str | Coroutine[Any, Any, str]:
+    found = tables.processes.select(given.words)
+    return _list(map(_described, found)) if len(found) <= _AT_ONCE else _describe_many(found)
+
+
+async def _describe_many(processes: list[Process]) -> str:
+    """Describe some at a time, so that others get a turn."""
+    lines: list[str] = []
+    for at, process in enumerate(processes):
+        if at % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+        lines.append(_described(process))
+    return _list(lines)
+
+
+def _described(process: Process) -> str:
+    return describe.line(describe.describe_process(process))
 
 
 def describe_values(tables: Tables, given: Arguments) -> str:
@@ -161,7 +180,7 @@ def _positions(option: str, texts: dict[str, str]) -> dict[int, int]:
     return {number(id): number(position) for id, position in texts.items()}
 
 
-def _list(lines: list[str]) -> str:
+def _list(lines: Iterable[str]) -> str:
     """Join the lines of a reply: one for each item, even if its text has newlines."""
     return "\n".join(line.replace("\n", " ") for line in lines)
 

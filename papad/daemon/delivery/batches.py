@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from typing import ClassVar
 
 from papad.daemon.delivery.channel import Channel, Mode
-from papad.daemon.delivery.watch import Watch
+from papad.daemon.delivery.watch import MAX_BATCH, Watch
 from papad.errors import Error
 from papad.protocol import wire
 
 log = logging.getLogger("papad")
 
+_UNREAD = 64 << 20  # bytes that may wait for all watchers together, until batches become small
+_SMALL = 64 << 10  # bytes of output in such a batch
+_LONGEST_DELAY = 1.0  # seconds
 _EMPTY_BATCH_AFTER = 2.0  # seconds; the original client blocks in `read` after `ready` until then
 
 
@@ -26,6 +30,8 @@ class Batches:
         self._ended = False
         self._idle: asyncio.TimerHandle | None = None  # sends an empty batch after a long silence
 
+    _unacknowledged: ClassVar[set[Batches]] = set()
+
     def begin(self) -> bytes:
         """Return the first line of the watch.
 
@@ -37,6 +43,7 @@ class Batches:
 
     def take(self, line: str) -> bytes:
         """Handle an acknowledgement."""
+        self._unacknowledged.discard(self)
         try:
             self._watch.acknowledge()
         except (OSError, Error) as error:
@@ -55,6 +62,7 @@ class Batches:
     def end(self) -> None:
         """Stop; what is not acknowledged stays."""
         self._ended = True
+        self._unacknowledged.discard(self)
         self._watch.end()
         self._cancel_idle()
 
@@ -67,7 +75,7 @@ class Batches:
         await asyncio.sleep(0)
         while not self._channel.closing and not self._channel.has_read_all():
             await asyncio.sleep(delay)
-            delay = min(delay * 2, 0.05)
+            delay = min(delay * 2, _LONGEST_DELAY)
         if not self._ended:
             self._watch.on_news = functools.partial(asyncio.get_running_loop().call_soon, self._deliver)
             self._deliver()
@@ -81,9 +89,11 @@ class Batches:
             channel.write(self._last(wire.NOTHING_LEFT))
             channel.proceed()
             return
-        records = self._watch.batch()
+        unread = sum(each._channel.unread for each in self._unacknowledged)
+        records = self._watch.batch(max(_SMALL, min(MAX_BATCH, _UNREAD - unread)))
         if records or even_empty:
             channel.enter(Mode.UNACKNOWLEDGED)
+            self._unacknowledged.add(self)
             self._cancel_idle()
             channel.write(b"".join(records) + wire.BATCH_END)
             channel.proceed()

@@ -73,6 +73,10 @@ class Channel(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes to the client."""
 
+    @property
+    def unread(self) -> int:
+        """How many bytes wait in memory for the client to read."""
+
     def has_read_all(self) -> bool:
         """Return whether the client has read everything that was written."""
 

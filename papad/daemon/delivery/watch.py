@@ -9,7 +9,8 @@ from papad.daemon.tables.process import Process
 from papad.daemon.tables.processes import Processes
 from papad.protocol import wire
 
-_BATCH_BYTES = 4 * 1024 * 1024  # the most output in one batch; the rest follows in the next
+MAX_BATCH = 4 << 20
+"""The most bytes of output in a batch; the rest follows in the next."""
 
 
 class Watch:
@@ -27,13 +28,12 @@ class Watch:
     def __len__(self) -> int:
         return len(self._watched)
 
-    def batch(self) -> list[bytes]:
-        """Return the records that are not acknowledged, a few MiB at most.
+    def batch(self, room: int = MAX_BATCH) -> list[bytes]:
+        """Return the records that are not acknowledged, with `room` bytes of output at most.
 
         The next `acknowledge` refers to these.
         """
         records: list[bytes] = []
-        room = _BATCH_BYTES
         self._delivered.clear()
         for process in self._watched:
             start = stop = 0

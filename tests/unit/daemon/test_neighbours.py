@@ -207,3 +207,40 @@ def test_output_of_many_processes_is_read_from_their_rings_once(tmp_path: Path) 
 def read_by(pid: int) -> int:
     """How many bytes a process has read so far (proc(5), rchar)."""
     return int(Path(f"/proc/{pid}/io").read_text().split()[1])
+
+
+def test_watchers_that_do_not_read_share_a_bounded_memory(tmp_path: Path) -> None:
+    with running_papad(tmp_path) as daemon, daemon.connect() as talk, contextlib.ExitStack() as watchers:
+        talk.ask("make process x bufsize=6m /usr/bin/seq 800000")
+        wait_until(lambda: "running=False" in talk.ask("list processes x"), "it has ended")
+        before = daemon.rss()
+        for _ in range(100):
+            assert watchers.enter_context(daemon.connect()).ask_line("watch processes x") == "Watching 1"
+        with Probe(daemon) as probe:
+            time.sleep(2)
+        assert daemon.rss() - before < 160 << 20
+        assert probe.median < 0.05
+
+
+def test_watchers_that_do_not_read_their_first_line_cost_little(tmp_path: Path) -> None:
+    with running_papad(tmp_path, tcp=True) as daemon, daemon.connect() as talk, contextlib.ExitStack() as watchers:
+        talk.ask("make process x /bin/sleep 600")
+        for _ in range(300):
+            watchers.enter_context(daemon.connect(tcp=True)).send("watch processes x\n")
+        time.sleep(3)
+        began, before = time.monotonic(), processor_time(daemon.pid)
+        time.sleep(3)
+        assert processor_time(daemon.pid) - before < 0.15 * (time.monotonic() - began)
+
+
+def test_many_processes_are_described_in_pieces(tmp_path: Path) -> None:
+    with running_papad(tmp_path) as daemon, daemon.connect() as talk:
+        for number in range(1000):
+            talk.send(f"make process p{number} stdout=0 stderr=0 /bin/true\n")
+        for _ in range(1000):
+            talk.until(b"> ")
+        with Probe(daemon) as probe:
+            for _ in range(5):
+                assert talk.ask("describe processes").count("\n") == 999
+        assert len(probe.waits) > 5
+        assert probe.longest < 0.2

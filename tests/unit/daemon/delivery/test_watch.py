@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from papad.daemon.delivery import watch as module
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.tables.process import Process, State
 from papad.errors import Error
@@ -73,10 +72,7 @@ def test_bytes_that_were_overwritten_between_batch_and_acknowledgement_were_not_
     assert (a.ring.state.lost, a.ring.state.head) == (3, 7), "567 was never delivered"
 
 
-def test_a_batch_has_room_for_so_much_of_all_and_ends_come_with_the_last_of_it(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_BATCH_BYTES", 5)
+def test_a_batch_has_room_for_so_much_of_all_and_ends_come_with_the_last_of_it(home: Home) -> None:
     a, b = home.add("a"), home.add("b")
     for process in (a, b):
         home.write(process, b"123456", when=1000.0)
@@ -84,7 +80,7 @@ def test_a_batch_has_room_for_so_much_of_all_and_ends_come_with_the_last_of_it(
     watched = watch(home, a, b)
     batches = []
     while len(watched):
-        batches.append(watched.batch())
+        batches.append(watched.batch(5))
         watched.acknowledge()
     head = b":1000.0:"
     assert batches == [
