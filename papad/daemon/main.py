@@ -56,8 +56,6 @@ def main() -> None:
     Without a service manager, this process becomes the nursery, which keeps a daemon running.
     """
     options = _parser().parse_args()
-    # Looking up a name in host= blocks the daemon: for a second, not ten (resolv.conf(5)).
-    os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
     nofile = raise_nofile_limit()
     if options.nofile is not None:
         nofile = options.nofile
