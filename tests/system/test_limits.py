@@ -192,6 +192,14 @@ def test_isolate_costs_nothing(papad: Papad, enabled: bool) -> None:
         papad.systemctl("disable", "papad.socket")
 
 
+def test_ten_stops_and_starts_of_the_socket_at_once_cost_nothing(papad: Papad) -> None:
+    held = Held(papad)
+    for _ in range(10):
+        papad.systemctl("stop", "papad.socket", "papad.service")
+        papad.systemctl("start", "papad.socket", "papad.service")
+    held.check()
+
+
 @pytest.mark.parametrize("ends", ["before the start", "after the start"])
 def test_a_stop_and_a_start_cost_nothing(papad: Papad, ends: str) -> None:
     held = Held(papad)
