@@ -168,7 +168,7 @@ class Sockets:
             self._store.erase(_KEY + name)
             del self._sockets[name]
             self._homes.drop(removed.held_as)
-            _unlink(removed)
+            _unlink(removed.spec.path, removed.node)
             removed.sock.close()
             log.info("removed socket %s", name, extra={"PAPAD_NAME": name})
         await self._homes.barrier()
@@ -176,7 +176,7 @@ class Sockets:
     def unlink(self) -> None:
         """Unlink all paths: papad ends, and nothing holds its sockets."""
         for each in self:
-            _unlink(each)
+            _unlink(each.spec.path, each.node)
 
     def select(self, patterns: list[str], *, required: bool = False) -> list[Socket]:
         """Return the sockets that match, sorted by name.
@@ -254,7 +254,7 @@ def _bound(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> s
     _set(sock, spec.sockopts)
     if spec.path:
         bind_path(sock, spec.path, spec.umask)
-        cleanup_on_fail.callback(os.unlink, spec.path)
+        cleanup_on_fail.callback(_unlink, spec.path, _node(spec.path))
         return sock
     address = address or resolve(spec)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -348,20 +348,37 @@ def bind_path(sock: socket.socket, path: str, umask: int | None) -> None:
             os.umask(old)
 
 
+@contextlib.contextmanager
+def _folder(path: str) -> Iterator[tuple[int, str]]:
+    """Open the folder of a path, and give it together with the name in it.
+
+    What is looked at and then unlinked is in one and the same folder that way, whatever the owner of
+    one above it makes of the path meanwhile (symlink(7), openat(2)).
+    """
+    parent, name = os.path.split(path)
+    folder = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield folder, name
+    finally:
+        os.close(folder)
+
+
 def _remove_stale(path: str, kind: int) -> None:
     """Unlink a socket file that no process serves; leave anything else alone. Raises Error."""
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return  # nothing there, or bind will report the error
-    if not stat.S_ISSOCK(mode):
-        raise Error(f"Bind failed: {path} exists and is not a socket; it is left alone")
-    with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
+    with contextlib.ExitStack() as opened:
         try:
-            probe.connect(path)
+            folder, name = opened.enter_context(_folder(path))
+            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        except OSError:
+            return  # nothing there, or bind will report the error
+        if not stat.S_ISSOCK(mode):
+            raise Error(f"Bind failed: {path} exists and is not a socket; it is left alone")
+        probe = opened.enter_context(socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK))
+        try:
+            probe.connect(f"/proc/self/fd/{folder}/{name}")
         except ConnectionRefusedError:
             try:
-                os.unlink(path)
+                os.unlink(name, dir_fd=folder)
             except OSError as why:
                 raise Error(f"Bind failed: the stale socket at {path} cannot be replaced: {why.strerror}") from None
             return
@@ -378,8 +395,11 @@ def _node(path: str | None) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _unlink(removed: Socket) -> None:
+def _unlink(path: str | None, node: tuple[int, int] | None) -> None:
     """Remove the path of a Unix socket, unless it has been replaced."""
-    with contextlib.suppress(OSError):
-        if removed.spec.path is not None and _node(removed.spec.path) == removed.node:
-            os.unlink(removed.spec.path)
+    if path is None:
+        return
+    with contextlib.suppress(OSError), _folder(path) as (folder, name):
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if (status.st_dev, status.st_ino) == node:
+            os.unlink(name, dir_fd=folder)

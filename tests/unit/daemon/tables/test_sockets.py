@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -420,3 +421,36 @@ def test_the_paths_are_cleaned_up_when_nothing_holds_the_sockets_any_more(home: 
     home.sockets.unlink()
     assert not (tmp_path / "x").exists()
     assert (tmp_path / "y").read_text() == "another's"
+
+
+@pytest.mark.parametrize("when", ["it is made", "it is removed"])
+def test_who_owns_a_folder_above_the_path_cannot_redirect_what_is_unlinked(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """At the worst moment, right after it was looked at, the folder becomes a symlink to another."""
+    theirs, victim = tmp_path / "theirs", tmp_path / "victim"
+    for folder in (theirs, victim):
+        folder.mkdir()
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(folder / "x"))
+    if when == "it is removed":
+        home.make(f"s path={theirs}/x")
+    original = os.stat
+
+    def swapping(*args: Any, **kwargs: Any) -> os.stat_result:
+        found = original(*args, **kwargs)
+        if not os.path.lexists(tmp_path / "away"):
+            theirs.rename(tmp_path / "away")
+            theirs.symlink_to(victim)
+        return found
+
+    monkeypatch.setattr(os, "stat", swapping)
+    if when == "it is made":
+        with pytest.raises(Error, match="Bind failed"):
+            home.make(f"s path={theirs}/x")
+    else:
+        asyncio.run(home.sockets.remove(["s"]))
+    monkeypatch.undo()
+    assert theirs.is_symlink()
+    assert (victim / "x").is_socket()
+    assert not (tmp_path / "away/x").exists()
