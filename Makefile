@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run chaos demo docs unit coverage test check install uninstall deb dist clean
+.PHONY: help setup setup-dev run chaos fuzz demo docs unit coverage test check install uninstall deb dist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -54,6 +54,9 @@ check: setup-dev  ## ruff, strict mypy, spelling, generated docs, versions, the 
 
 chaos: setup-dev  ## kill papad at random for SECONDS= (60), with SEED=, on a booted systemd
 	PAPAD_CHAOS_SECONDS=$(or $(SECONDS),60) PAPAD_CHAOS_SEED=$(SEED) $(BIN)/python -m pytest -s -o faulthandler_timeout=0 tests/system/test_chaos.py -k random
+
+fuzz: setup-dev  ## COUNT= (1000000) damaged inputs to each part that takes some, with SEED=
+	PAPAD_FUZZ_COUNT=$(or $(COUNT),1000000) PAPAD_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -s -q -o faulthandler_timeout=0 tests/fuzz
 
 demo: setup  ## see what papad survives, in two minutes (root)
 	@scripts/packages test

@@ -1,0 +1,1 @@
+"""Whatever comes in, papad survives it; `make fuzz` goes on for long."""
