@@ -24,7 +24,7 @@ MAX_CONNECTIONS = 1000
 _OF_ONE_USER = 500  # other than root and our own user
 _RESERVE = 100  # for these, beyond MAX_CONNECTIONS
 _REFUSED_LINGER = 1.0  # seconds for a refused client to read why
-_LINGERING = 100  # refused clients that get this time
+_LINGERING = 100  # refused clients that get this time, and clients that wait to be looked up
 _ACCEPTING = 0.002  # seconds of a turn of the event loop
 _PAUSE = 4  # times as long as it took, after a turn with clients that were refused
 _DRAIN = 0.5  # seconds for connections to become quiet when papad stops
@@ -45,6 +45,7 @@ class Server:
         self._by_user: Counter[int] = Counter()  # connections
         self._refused = 0  # clients since the log has last told of one
         self._lingering: set[socket.socket] = set()  # of refused clients
+        self._asking = 0  # connections whose peers are being looked up
         self._drained: asyncio.Future[None] | None = None  # set by drain; done at no connections
         self.on_change: list[Callable[[], None]] = []
         """Called after each command and acknowledgement, which may have changed what is held."""
@@ -136,12 +137,17 @@ class Server:
 
     async def _ask(self, sock: socket.socket, peer: Peer) -> None:
         """Admit the peer or refuse it once it is known whether it is a member of the group."""
+        self._asking += 1
         try:
+            if self._asking > _LINGERING:
+                raise Error("too many wait to be looked up in the directory of users already; try again")
             admitted = await self.peers.ask(peer)
         except Error as error:
             self._refuse(sock, str(error))
         else:
             self._begin(sock, peer, admitted=admitted)
+        finally:
+            self._asking -= 1
 
     def _begin(self, sock: socket.socket, peer: Peer, *, admitted: bool) -> None:
         try:
@@ -202,7 +208,8 @@ class Server:
         sock.close()
 
     def _accept_again(self, listener: socket.socket) -> None:
-        if listener in self._listeners and listener.fileno() >= 0 and self._drained is None:
+        ending = self._drained is not None or self._stopped.done()
+        if listener in self._listeners and listener.fileno() >= 0 and not ending:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     async def _serve(self, connection: Connection, sock: socket.socket) -> None:
