@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.support.papad import Probe, open_fds, running_papad, varied_copy
 from tests.support.waiting import wait_until
 
 NOBODY = 65534
+ATTACKS = int(os.environ.get("PAPAD_ATTACKS", "2000"))
+CONNECTIONS = int(os.environ.get("PAPAD_CONNECTIONS", "20000"))
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
@@ -244,3 +247,68 @@ def test_many_processes_are_described_in_pieces(tmp_path: Path) -> None:
                 assert talk.ask("describe processes").count("\n") == 999
         assert len(probe.waits) > 5
         assert probe.longest < 0.2
+
+
+@root_only
+def test_commands_of_strangers_who_close_at_once_are_not_executed(tmp_path: Path) -> None:
+    with running_papad(tmp_path, tcp=True) as daemon:
+        reader, writer = os.pipe()
+
+        def attack() -> None:
+            abort = struct.pack("ii", 1, 0)  # SO_LINGER of 0 s: close() resets the connection
+            for number in range(ATTACKS):
+                with socket.socket() as sock, contextlib.suppress(OSError):
+                    sock.connect(("127.0.0.1", daemon.port))
+                    sock.sendall(b"set pwned 1\nmake process pwned /bin/sleep 60\n")
+                    match number % 4:
+                        case 1:
+                            sock.shutdown(socket.SHUT_WR)
+                        case 2:
+                            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, abort)
+                        case 3:
+                            sock.recv(1)
+            os.write(writer, b"!")
+            time.sleep(60)
+
+        with nobody_does(attack):
+            assert os.read(reader, 1) == b"!"
+        os.close(reader)
+        os.close(writer)
+        wait_until(lambda: len(open_fds(daemon.pid)) < 30, "nothing is left of them")
+        assert daemon.ask("get pwned") == ""
+        assert daemon.ask("list processes") == ""
+
+
+def test_connections_leave_nothing(tmp_path: Path) -> None:
+    with running_papad(tmp_path) as daemon:
+
+        def connect(count: int) -> None:
+            for _ in range(count):
+                with socket.socket(socket.AF_UNIX) as sock:
+                    sock.connect(daemon.path)
+                    sock.sendall(b"get x\n")
+                    while not sock.recv(1000).endswith(b"\n> "):
+                        pass
+
+        fds = len(open_fds(daemon.pid))
+        connect(CONNECTIONS // 20)
+        before = daemon.rss()
+        connect(CONNECTIONS)
+        wait_until(lambda: len(open_fds(daemon.pid)) == fds, "all are closed")
+        assert daemon.rss() - before < 4 << 20
+
+
+def test_a_thousand_idle_and_fifty_stuck_clients_keep_nobody_waiting(tmp_path: Path) -> None:
+    with running_papad(tmp_path) as daemon, contextlib.ExitStack() as clients:
+        daemon.ask("set big " + "x" * 100_000)
+        for _ in range(1000):
+            clients.enter_context(daemon.connect())
+        for _ in range(50):
+            stuck = clients.enter_context(daemon.connect())
+            stuck.sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(100):
+                    stuck.send("get big\n" * 100)
+        with Probe(daemon) as probe:
+            time.sleep(2)
+        assert probe.median < 0.05
