@@ -61,8 +61,8 @@ class Handler(logging.Handler):
             asyncio.get_running_loop().add_writer(self._journald or _STDERR, self._room)
 
     def _room(self) -> None:
-        if self._told():
-            asyncio.get_running_loop().remove_writer(self._journald or _STDERR)
+        asyncio.get_running_loop().remove_writer(self._journald or _STDERR)
+        self._told()
 
     def _write(self, record: logging.LogRecord) -> bool:
         text = self.format(record)
