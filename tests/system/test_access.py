@@ -173,7 +173,7 @@ def test_nobody_waits_for_a_slow_directory(slow_directory: Papad) -> None:
     said = slow_directory.machine.out("/usr/bin/python3", "-c", BUSY, UNIX, env={"PYTHONPATH": TOOLS})
     longest, count, took, *answers = said.split("|")
     assert float(took) > 2.5, "the directory is slow"
-    assert float(longest) < 0.5, said
+    assert float(longest) < 1.5, said
     assert int(count) > 50
     assert "not a valid user name" in answers[0]
     assert "pid=" in answers[1]
