@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -23,9 +24,12 @@ START_ORIGINAL = "import sys; from papa.server import main; sys.argv[0] = 'papa'
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody uses, nor gets by asking for any: those are above 32,767 (ip_local_port_range, ip(7))."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(10_000, 32_768)))
+            port: int = probe.getsockname()[1]
+            return port
 
 
 @dataclass
