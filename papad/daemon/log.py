@@ -1,7 +1,7 @@
 """papad's own log: to the journal under systemd, else to standard error, and never waiting for either.
 
-A message that is not taken at once is dropped and counted. How many were is logged as soon as there
-is room again.
+A message that is not taken at once waits, with a thousand others at most; more are dropped and
+counted. All that is told as soon as there is room again.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import contextlib
 import logging
 import os
 import select
+import time
+from collections import deque
 
 from papad.daemon.output.journal import Journald
 
 log = logging.getLogger("papad")
 
 _STDERR = 2
+_MOST = 1000  # messages that wait
+_FLUSH, _PAUSE = 1.0, 0.005  # seconds
 _LONGEST = 48 * 1024  # bytes; more would not go into a datagram
 _PRIORITIES = {logging.DEBUG: b"7", logging.INFO: b"6", logging.WARNING: b"4", logging.ERROR: b"3"}  # of syslog(3)
 
@@ -36,33 +40,49 @@ class Handler(logging.Handler):
     def __init__(self, journald: Journald | None) -> None:
         super().__init__()
         self._journald = journald
-        self._dropped = 0
+        self._waiting: deque[logging.LogRecord] = deque()
+        self._dropped = 0  # after those that wait
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message, or count it as dropped."""
+        """Write a message, or let it wait, or count it as dropped."""
         try:
-            if not (self._told() and self._write(record)):
+            if self._deliver() and self._write(record):
+                return
+            if self._dropped or len(self._waiting) >= _MOST:
                 self._dropped += 1
-                self._wait()
+            else:
+                self._waiting.append(record)
+            self._listen()
         except Exception:
             self.handleError(record)
 
-    def _told(self) -> bool:
-        """Log how many messages were dropped; return whether none is left to tell."""
-        if self._dropped:
+    def flush(self) -> None:
+        """Deliver what waits, as papad ends; it waits a second for that at most."""
+        room, end = select.poll(), time.monotonic() + _FLUSH
+        room.register(self._journald or _STDERR, select.POLLOUT)
+        while not self._deliver() and (left := end - time.monotonic()) > 0:
+            room.poll(min(left, 0.05) * 1000)
+
+    def _deliver(self) -> bool:
+        """Write what waits, and then how many were dropped; return whether nothing is left."""
+        while self._waiting and self._write(self._waiting[0]):
+            self._waiting.popleft()
+        if self._dropped and not self._waiting:
             message = "%d log messages were dropped, because nobody took them"
             if self._write(log.makeRecord("papad", logging.WARNING, __file__, 0, message, (self._dropped,), None)):
                 self._dropped = 0
-        return not self._dropped
+        return not (self._waiting or self._dropped)
 
-    def _wait(self) -> None:
-        """Tell what was dropped once there is room, if the event loop runs."""
-        with contextlib.suppress(RuntimeError, OSError):  # standard error that is a file always has room
+    def _listen(self) -> None:
+        """Deliver once there is room, if the event loop runs; standard error that is a file always has room."""
+        with contextlib.suppress(RuntimeError, OSError):
             asyncio.get_running_loop().add_writer(self._journald or _STDERR, self._room)
 
     def _room(self) -> None:
-        asyncio.get_running_loop().remove_writer(self._journald or _STDERR)
-        self._told()
+        loop = asyncio.get_running_loop()
+        loop.remove_writer(self._journald or _STDERR)
+        if not self._deliver():
+            loop.call_later(_PAUSE, self._listen)
 
     def _write(self, record: logging.LogRecord) -> bool:
         text = self.format(record)

@@ -82,7 +82,7 @@ def captured_while_journald_is_stopped(papad: Papad, name: str, bufsize: str) ->
 
 def test_a_journal_that_takes_nothing_holds_no_command_up_and_is_told_later_what_it_missed(papad: Papad) -> None:
     with journald_stopped(papad):
-        for round in range(3):
+        for round in range(8):
             made = papad.talk(*(f"make process w{round}.{number} /bin/true" for number in range(100)))
             assert all("pid=" in line for line in made)
     wait_until(lambda: "log messages were dropped" in log_of(papad), "what was dropped is told")

@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,9 +89,9 @@ def test_a_shell_gets_the_command_as_one_argument() -> None:
 
 
 @pytest.fixture
-def sockets() -> Iterator[Sockets]:
+def sockets(tmp_path: Path) -> Iterator[Sockets]:
     with no_new_fds(), opened(SocketsHome) as home:
-        for line in ("a", "b.c", "r reuseport=1", "u path=/tmp/papad-unit-launch"):
+        for line in ("a", "b.c", "r reuseport=1", f"u path={tmp_path}/u"):
             home.make(line)
         yield home.sockets
         home.remove()
