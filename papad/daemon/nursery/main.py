@@ -268,15 +268,20 @@ class Nursery:
             self._leave()
             return False
         try:
-            self._do(parcel.unpack(data, fds), fds)
+            message = parcel.unpack(data, fds)
         except parcel.Lost as lost:
             parcel.close_all(self._extra)
             self._extra = []
             if lost.record.get("do") == "spawn":
                 self._cannot_spawn(lost.record["id"], errno.EMFILE)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:  # nobody but papad can have sent it
-            with contextlib.suppress(OSError):
-                os.write(2, f"papad: ERROR: the nursery leaves out a message: {error!r}\n".encode())
+        except ValueError:
+            parcel.close_all(fds)
+        else:
+            try:
+                self._do(message, fds)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:  # nobody but papad can have sent it
+                with contextlib.suppress(OSError):
+                    os.write(2, f"papad: ERROR: the nursery leaves out a message: {error!r}\n".encode())
         return True
 
     def _do(self, message: parcel.Record, fds: list[int]) -> None:
