@@ -46,6 +46,11 @@ class Peer:
     uid: int
     groups: frozenset[int] | None
 
+    @property
+    def trusted(self) -> bool:
+        """Whether it is root or our own user, of whom nothing need be asked."""
+        return self.uid in (0, os.geteuid())
+
     def __str__(self) -> str:
         return f"uid {self.uid}"  # a name would have to be asked for, of a directory that may be slow
 
@@ -65,7 +70,7 @@ class Peers:
 
     def admits(self, peer: Peer) -> bool | None:
         """Return whether the peer may talk to papad; None if that must be asked."""
-        if peer.uid in (0, os.geteuid()):
+        if peer.trusted:
             return True
         if os.geteuid() != 0:
             return False

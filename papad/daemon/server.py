@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from collections import Counter
@@ -168,11 +167,10 @@ class Server:
 
     def _check_limits(self, peer: Peer) -> None:
         """Raise Error if the peer may have no further connection."""
-        trusted = peer.uid in (0, os.geteuid())
-        most = MAX_CONNECTIONS + (_RESERVE if trusted else 0)
+        most = MAX_CONNECTIONS + (_RESERVE if peer.trusted else 0)
         if len(self.connections) >= most:
             raise Error(f"papad has {most} connections already; close some")
-        if not trusted and self._by_user[peer.uid] >= _OF_ONE_USER:
+        if not peer.trusted and self._by_user[peer.uid] >= _OF_ONE_USER:
             raise Error(f"{peer} has {_OF_ONE_USER} connections to papad already; close some")
 
     def _refuse(self, sock: socket.socket, why: str) -> None:

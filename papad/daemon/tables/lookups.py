@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import functools
 import os
 import threading
 from collections.abc import Callable
@@ -33,30 +32,32 @@ async def aside(function: Callable[..., T], *args: Any) -> T:
     if len(_running) >= _MOST:
         raise Error("the directory of users, groups or hosts does not answer; try again later, or use numbers")
     loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[Callable[[], T]] = loop.create_future()
+    outcome: asyncio.Future[T] = loop.create_future()
 
-    def finish(result: Callable[[], T]) -> None:
+    def finish(settle: Callable[[Any], None], with_what: Any) -> None:
         _running.discard(thread)
         if not outcome.done():
-            outcome.set_result(result)
+            settle(with_what)
 
     def run() -> None:
-        result: Callable[[], T]
+        found: tuple[Callable[[Any], None], Any]
         try:
-            result = functools.partial(_same, function(*args))
+            found = outcome.set_result, function(*args)
         except BaseException as error:
-            result = functools.partial(_raise, error)
+            found = outcome.set_exception, error
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(finish, result)
+            loop.call_soon_threadsafe(finish, *found)
 
     # A daemon thread: papad can end while it hangs.
     thread = threading.Thread(target=run, name="look-up", daemon=True)
     _running.add(thread)
     thread.start()
-    await asyncio.wait([outcome], timeout=_DEADLINE)
-    if not outcome.done():
-        raise Error(f"the directory of users, groups or hosts has not answered within {_DEADLINE:g} s; use numbers")
-    return outcome.result()()
+    try:
+        return await asyncio.wait_for(outcome, _DEADLINE)
+    except TimeoutError:
+        raise Error(
+            f"the directory of users, groups or hosts has not answered within {_DEADLINE:g} s; use numbers"
+        ) from None
 
 
 def groups_of(user: str, gid: int) -> list[int]:
@@ -67,11 +68,3 @@ def groups_of(user: str, gid: int) -> list[int]:
         if _libc.getgrouplist(os.fsencode(user), ctypes.c_uint32(gid), groups, ctypes.byref(count)) >= 0:
             return groups[: count.value]
         size = max(count.value, 2 * size)
-
-
-def _same(value: T) -> T:
-    return value
-
-
-def _raise(error: BaseException) -> Any:
-    raise error
