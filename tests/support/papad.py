@@ -118,6 +118,26 @@ def in_child(function: Callable[[], Any]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
+@contextlib.contextmanager
+def child_as(uid: int, act: Callable[[], object]) -> Iterator[int]:
+    """A child of another user, or of ours, which does something until it is ended; its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if uid != os.getuid():
+                os.setgroups([])
+                os.setgid(uid)
+                os.setuid(uid)
+            act()
+        finally:
+            os._exit(1)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def _run(function: Callable[[], Any]) -> NoReturn:
     status = 1
     try:

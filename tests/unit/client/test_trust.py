@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 from collections.abc import Iterator
 
@@ -13,7 +12,7 @@ import pytest
 from papad.client import trust
 from papad.client.connection import Client
 from papad.errors import ConnectionLost, Refused
-from tests.support.papad import WELCOME, Daemon
+from tests.support.papad import WELCOME, Daemon, child_as
 
 NOBODY = 65534
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -26,25 +25,18 @@ def serving(uid: int) -> Iterator[tuple[int, int]]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        port = listener.getsockname()[1]
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.setuid(uid)
-                connection, _ = listener.accept()
-                connection.sendall(WELCOME)
-                while data := connection.recv(1000):
-                    os.write(writer, data)
-                    connection.sendall(b"\n> ")
-            finally:
-                os._exit(0)
-    os.close(writer)
-    try:
-        yield port, reader
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(reader)
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            connection.sendall(WELCOME)
+            while data := connection.recv(1000):
+                os.write(writer, data)
+                connection.sendall(b"\n> ")
+
+        with child_as(uid, serve):
+            os.close(writer)
+            yield listener.getsockname()[1], reader
+    os.close(reader)
 
 
 @root_only

@@ -6,42 +6,21 @@ import contextlib
 import json
 import os
 import resource
-import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.nurseries import Hanging
-from tests.support.papad import Probe, open_fds, running_papad, varied_copy
+from tests.support.papad import Probe, child_as, open_fds, running_papad, varied_copy
 from tests.support.waiting import wait_until
 
 NOBODY = 65534
 ATTACKS = int(os.environ.get("PAPAD_ATTACKS", "2000"))
 CONNECTIONS = int(os.environ.get("PAPAD_CONNECTIONS", "20000"))
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-
-
-@contextlib.contextmanager
-def nobody_does(act: Callable[[], object]) -> Iterator[int]:
-    """A child of another user, which does something until it is ended; its pid."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            act()
-        finally:
-            os._exit(1)
-    try:
-        yield pid
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 def processor_time(pid: int) -> float:
@@ -64,7 +43,7 @@ def test_a_flood_of_strangers_costs_little_and_one_line_a_second(tmp_path: Path)
                     time.sleep(0.001)
 
         lines = daemon.log.count("\n")
-        with nobody_does(flood), nobody_does(flood), Probe(daemon) as probe:
+        with child_as(NOBODY, flood), child_as(NOBODY, flood), Probe(daemon) as probe:
             began, before = time.monotonic(), processor_time(daemon.pid)
             time.sleep(4)
             took, used = time.monotonic() - began, processor_time(daemon.pid) - before
@@ -91,7 +70,7 @@ def test_one_user_cannot_take_all_connections(tmp_path: Path) -> None:
                 os.write(writer, b"w" if sock.recv(1000).startswith(b"Papa") else b"e")
             time.sleep(60)
 
-        with nobody_does(idle):
+        with child_as(NOBODY, idle):
             answers = b""
             while len(answers) < 510:
                 answers += os.read(reader, 1000)
@@ -270,7 +249,7 @@ def test_commands_of_strangers_who_close_at_once_are_not_executed(tmp_path: Path
             os.write(writer, b"!")
             time.sleep(60)
 
-        with nobody_does(attack):
+        with child_as(NOBODY, attack):
             assert os.read(reader, 1) == b"!"
         os.close(reader)
         os.close(writer)
