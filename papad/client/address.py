@@ -31,9 +31,9 @@ def is_port(text: str) -> bool:
 def find() -> str | int:
     """Return the address of papad.
 
-    This is $PAPAD_SOCKET if set, else the socket of the user's own papad or of the system's,
-    whichever exists first, else the port of the original papa. Raises Unreachable if $PAPAD_SOCKET is
-    a number but no port.
+    This is $PAPAD_SOCKET if set, else the first of the usual paths that exists and lets this user
+    connect, else the first that exists, else the port of the original papa. Raises Unreachable if
+    $PAPAD_SOCKET is a number but no port.
     """
     given = os.environ.get("PAPAD_SOCKET")
     if given and given.isdecimal():
@@ -42,16 +42,17 @@ def find() -> str | int:
         return int(given)
     if given:
         return given
-    return next(filter(os.path.exists, usual_paths()), DEFAULT_PORT)
+    paths = [path for path in usual_paths() if os.path.exists(path)]
+    return next((path for path in paths if os.access(path, os.W_OK)), paths[0] if paths else DEFAULT_PORT)
 
 
 def usual_paths() -> list[str]:
-    """Return the usual socket paths of the user's own papad and of the system's.
+    """Return the usual socket paths: of the user's own papad, of the system's, and of that for who may only look.
 
     XDG_RUNTIME_DIR is not set under sudo and cron; /run/user/UID then takes its place.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    return [f"{runtime}/papad.sock", "/run/papad/papad.sock"]
+    return [f"{runtime}/papad.sock", "/run/papad/papad.sock", "/run/papad/view.sock"]
 
 
 def connected(address: Address, timeout: float | None) -> socket.socket:

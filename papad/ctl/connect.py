@@ -144,13 +144,13 @@ class Session:
         if isinstance(error, Refused):
             return (
                 "Only root and members of the group papad may use it: sudo adduser $USER papad, then log in again.\n"
-                "Or start a papad of your own: systemctl --user enable --now papad.socket"
+                "To look only, the group papad-view is enough. Or start a papad of your own: systemctl --user enable --now papad.socket"
             )
         if self.given:
             return "Without --socket and --port, papactl searches for papad"
         if self.origin == "$PAPAD_SOCKET":
             return "Unset PAPAD_SOCKET to let papactl search for papad"
-        own, system = usual_paths()
+        own, system, _ = usual_paths()
         tried = ["Searched for papad at: $PAPAD_SOCKET, which is not set"]
         tried += [f"    {path}, {self._seen(path)}" for path in (own, system)]
         tried += [f"    127.0.0.1:{DEFAULT_PORT}, where nothing listens"] if self.address == DEFAULT_PORT else []
@@ -178,7 +178,7 @@ def _found() -> tuple[str | int, str]:
         return address, "$PAPAD_SOCKET"
     if address == DEFAULT_PORT:
         return address, "the default"
-    return address, "the system's" if str(address) == usual_paths()[-1] else "your own"
+    return address, "your own" if str(address) == usual_paths()[0] else "the system's"
 
 
 def _reason(error: Unreachable) -> str:

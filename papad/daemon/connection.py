@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from papad.daemon.commands.roles import Role
 from papad.daemon.commands.table import GRAMMAR, Leave, Output, Tables, Watching
 from papad.daemon.delivery.batches import Batches
 from papad.daemon.delivery.channel import FLUSH_SIZE, TRANSITIONS, Delivery, IllegalTransition, Mode
@@ -68,10 +69,11 @@ class Host(Protocol):
 class Connection(asyncio.Protocol):
     """One client. Its lines are taken one at a time, each answered before the next."""
 
-    def __init__(self, server: Host, sock: socket.socket, peer: Peer) -> None:
+    def __init__(self, server: Host, sock: socket.socket, peer: Peer, role: Role) -> None:
         self._server = server
         self._sock = sock
         self.peer = peer
+        self._viewer = peer.uid if role is Role.VIEW else None
         self._transport: asyncio.Transport
         # Bytes sent so far, to tell whether the peer has read all of them; the server has sent these.
         self._sent = len(wire.WELCOME)
@@ -213,7 +215,7 @@ class Connection(asyncio.Protocol):
         if not words:
             raise Error("No command")
         command, rest = GRAMMAR.find(words)
-        return command.call(self._server.tables, rest)
+        return command.call(self._server.tables, rest, self._viewer)
 
     def _answer(self, function: Callable[..., Any], *args: Any) -> bytes:
         """Return the reply for what `function` returns or raises."""

@@ -9,6 +9,7 @@ look like root.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import grp
 import ipaddress
@@ -21,14 +22,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from papad.daemon.commands.roles import MANAGERS, VIEWERS, Role
 from papad.daemon.tables.lookups import aside, groups_of
 from papad.errors import Error
 
 log = logging.getLogger("papad")
 
-GROUP = "papad"
-
-_BELIEVED, _DISBELIEVED = 10.0, 1.0  # seconds until a member, or somebody else, is looked up again
+_BELIEVED, _DISBELIEVED = 10.0, 1.0  # seconds until a member of a group, or somebody else, is looked up again
 _REMEMBERED = 1000  # peers
 
 _SO_PEERGROUPS = 59  # Linux 4.13
@@ -56,29 +56,28 @@ class Peer:
 
 
 class Peers:
-    """Identifies peers, and admits root, our own user, and for root's papad the group `papad`."""
+    """Identifies peers, and tells their roles: by user, and for root's papad by group."""
 
     def __init__(self) -> None:
         self._diag: _TcpDiag | None = None  # created for the first TCP peer
-        # Whether a peer is a member of the group, and until when that is believed.
-        self._members: dict[Peer, tuple[bool, float]] = {}
-        self._asking: dict[Peer, asyncio.Task[bool]] = {}
+        self._roles: dict[Peer, tuple[Role, float]] = {}  # by group, and until when that is believed
+        self._asking: dict[Peer, asyncio.Task[Role]] = {}
 
     def identify(self, sock: socket.socket) -> Peer:
         """Return the peer of an accepted connection. Raises Error if unknown."""
         return _unix_peer(sock) if sock.family == socket.AF_UNIX else self._tcp_peer(sock)
 
-    def admits(self, peer: Peer) -> bool | None:
-        """Return whether the peer may talk to papad; None if that must be asked."""
+    def role(self, peer: Peer) -> Role | None:
+        """Return the role of a peer; None if it must be asked."""
         if peer.trusted:
-            return True
+            return Role.MANAGE
         if os.geteuid() != 0:
-            return False
-        member, until = self._members.get(peer, (False, 0.0))
-        return member if time.monotonic() < until else None
+            return Role.NONE
+        role, until = self._roles.get(peer, (Role.NONE, 0.0))
+        return role if time.monotonic() < until else None
 
-    async def ask(self, peer: Peer) -> bool:
-        """Return whether the peer is a member of the group, by the group database. Raises Error.
+    async def ask(self, peer: Peer) -> Role:
+        """Return the role of a peer by its groups and the database of groups. Raises Error.
 
         However often one connects meanwhile, one look-up is under way for each.
         """
@@ -86,20 +85,20 @@ class Peers:
             self._asking[peer] = asyncio.ensure_future(self._ask_database(peer))
         return await asyncio.shield(self._asking[peer])
 
-    async def _ask_database(self, peer: Peer) -> bool:
+    async def _ask_database(self, peer: Peer) -> Role:
         try:
-            member = await aside(_in_group, peer)
-            if len(self._members) >= _REMEMBERED:
-                self._members.clear()
-            self._members[peer] = member, time.monotonic() + (_BELIEVED if member else _DISBELIEVED)
-            return member
+            role = await aside(_role_by_group, peer)
+            if len(self._roles) >= _REMEMBERED:
+                self._roles.clear()
+            self._roles[peer] = role, time.monotonic() + (_BELIEVED if role else _DISBELIEVED)
+            return role
         finally:
             del self._asking[peer]
 
     def refusal(self, peer: Peer) -> str:
         """Return what a peer is told that may not talk to papad."""
         if os.geteuid() == 0:
-            return f"{peer} may not talk to papad; be root, or a member of the group {GROUP}"
+            return f"{peer} may not talk to papad; be root, or a member of the group {MANAGERS} (to look: {VIEWERS})"
         return f"{peer} may not talk to the papad of another user"
 
     def has_read_all(self, sock: socket.socket, sent: int) -> bool:
@@ -146,23 +145,22 @@ def _unix_peer(sock: socket.socket) -> Peer:
     try:
         # Python allows no larger buffer: 256 groups.
         groups = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
-    except OSError:  # more groups than that; _in_group asks the group database
+    except OSError:  # more groups than that; _role_by_group asks the database
         groups = b""
     return Peer(uid, frozenset((gid, *struct.unpack(f"={len(groups) // 4}I", groups))))
 
 
-def _in_group(peer: Peer) -> bool:
-    try:
-        gid = grp.getgrnam(GROUP).gr_gid
-    except KeyError:
-        return False
-    if peer.groups is not None and gid in peer.groups:
-        return True
-    try:
-        user = pwd.getpwuid(peer.uid)
-    except KeyError:
-        return False
-    return gid in groups_of(user.pw_name, user.pw_gid)
+def _role_by_group(peer: Peer) -> Role:
+    roles: dict[int, Role] = {}
+    for group, role in ((MANAGERS, Role.MANAGE), (VIEWERS, Role.VIEW)):
+        with contextlib.suppress(KeyError):
+            roles[grp.getgrnam(group).gr_gid] = role
+    groups = set(peer.groups or ())
+    if not any(roles.get(gid) is Role.MANAGE for gid in groups):
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwuid(peer.uid)
+            groups.update(groups_of(user.pw_name, user.pw_gid))
+    return max((roles[gid] for gid in groups & roles.keys()), default=Role.NONE)
 
 
 def _outq(sock: socket.socket) -> int:

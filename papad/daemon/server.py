@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from papad.daemon.commands.roles import Role
 from papad.daemon.commands.table import Tables
 from papad.daemon.connection import Connection
 from papad.daemon.peers import Peer, Peers
@@ -118,14 +119,14 @@ class Server:
             self.exit_when_idle = False
             try:
                 peer = self.peers.identify(sock)
-                admitted = self.peers.admits(peer)
+                role = self.peers.role(peer)
             except Error as error:
                 self._refuse(sock, str(error))
                 continue
-            if admitted is None:
+            if role is None:
                 self.run(self._ask(sock, peer))
             else:
-                self._begin(sock, peer, admitted=admitted)
+                self._begin(sock, peer, role)
         if self._refused > refused:
             self._pause(listener, _PAUSE * took)
 
@@ -135,22 +136,22 @@ class Server:
         loop.call_later(seconds, self._accept_again, listener)
 
     async def _ask(self, sock: socket.socket, peer: Peer) -> None:
-        """Admit the peer or refuse it once it is known whether it is a member of the group."""
+        """Admit the peer or refuse it once its groups are known."""
         self._asking += 1
         try:
             if self._asking > _LINGERING:
                 raise Error("too many wait to be looked up in the directory of users already; try again")
-            admitted = await self.peers.ask(peer)
+            role = await self.peers.ask(peer)
         except Error as error:
             self._refuse(sock, str(error))
         else:
-            self._begin(sock, peer, admitted=admitted)
+            self._begin(sock, peer, role)
         finally:
             self._asking -= 1
 
-    def _begin(self, sock: socket.socket, peer: Peer, *, admitted: bool) -> None:
+    def _begin(self, sock: socket.socket, peer: Peer, role: Role) -> None:
         try:
-            if not admitted:
+            if role is Role.NONE:
                 raise Error(self.peers.refusal(peer))
             self._check_limits(peer)
             # The original client, where it is hung up on before the welcome, takes nobody to be
@@ -160,7 +161,7 @@ class Server:
             self._refuse(sock, str(error))
         else:
             sock.setblocking(False)
-            connection = Connection(self, sock, peer)
+            connection = Connection(self, sock, peer, role)
             self.connections.add(connection)
             self._by_user[peer.uid] += 1
             self.run(self._serve(connection, sock))

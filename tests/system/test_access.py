@@ -109,6 +109,78 @@ def test_a_browser_executes_nothing(papad: Papad, where: str, first: str) -> Non
     assert papad.ask("get pwned") == ""
 
 
+VIEW = "/run/papad/view.sock"
+
+
+@pytest.fixture
+def viewer(papad: Papad) -> str:
+    """A user who may only look."""
+    papad.machine.run("useradd", "--groups=papad-view", "vera", check=False)
+    return "vera"
+
+
+@pytest.mark.parametrize("where", ["tcp", VIEW, OPEN])
+def test_a_viewer_sees_what_there_is_and_changes_nothing(papad: Papad, viewer: str, where: str) -> None:
+    papad.talk("set a b", "make process w env.PASSWORD=secret /bin/sh -c echo\\ hello;\\ exec\\ sleep\\ 600")
+    wait_until(lambda: '"captured":6' in papad.ask("describe processes w"), "its output is there")
+    listed, described, got, *refused = papad.talk(
+        "l p", "d p", "get a", "set a c", "r v a", "m s x", "m p x /bin/true", "r p w", "exit-if-idle",
+        where=where, user=viewer,
+    )  # fmt: skip
+    assert "w pid=" in listed
+    assert listed.endswith("args=(hidden)")
+    assert '"env":{"PASSWORD":"(hidden)"}' in described
+    assert "secret" not in listed + described
+    assert got == "b"
+    assert [each.partition(";")[0] for each in refused] == ["Error: You may only look"] * 6
+    assert papad.talk("get a", "l s", "l p x") == ["b", "", ""]
+
+
+def test_papactl_of_a_viewer_finds_the_socket_and_leaves_output_where_it_is(papad: Papad, viewer: str) -> None:
+    machine = papad.machine
+    papad.ask("make process w /bin/sh -c echo\\ hello;\\ exit\\ 3")
+    wait_until(lambda: '"closed":true' in papad.ask("describe processes w"), "it has ended")
+    assert machine.out("stat", "-c", "%a %U %G", VIEW) == "660 root papad-view"
+    status = machine.out("papactl", "status", user=viewer)
+    assert VIEW in status
+    for _ in range(2):
+        assert machine.out("papactl", "output", "-o", "cat", "w", user=viewer) == "hello"
+        assert machine.out("papactl", "watch", "-o", "cat", "w", user=viewer) == "hello"
+    done = machine.run("papactl", "remove", "processes", "w", user=viewer, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        'papactl: You may only look; "remove processes" is for root and members of the group papad\n',
+    )
+    assert machine.out("papactl", "watch", "-o", "cat", "w") == "hello"
+    assert papad.ask("l p") == ""
+
+
+def test_the_socket_of_viewers_comes_and_goes_with_the_other(papad: Papad, viewer: str) -> None:
+    with pytest.raises(Failed, match="PermissionError"):
+        papad.talk(where=UNIX, user=viewer)
+    with pytest.raises(Failed, match="PermissionError"):
+        papad.talk(where=VIEW, user=STRANGER)
+    papad.ask("set a b")
+    for _ in range(2):
+        papad.systemctl("restart", "papad.socket")
+        assert papad.ask("get a", where=VIEW, user=viewer) == "b"
+    papad.wait_for_new(papad.sigkill())
+    assert papad.ask("get a", where=VIEW, user=viewer) == "b"
+    papad.systemctl("stop", "papad-view.socket")
+    papad.systemctl("mask", "--runtime", "papad-view.socket")
+    try:
+        papad.systemctl("restart", "papad.socket")
+        assert papad.talk("get a", where=UNIX) == ["b"]
+        assert papad.ask("get a", where="tcp", user=viewer) == "b"
+        assert not papad.machine.root(VIEW).exists()
+    finally:
+        papad.systemctl("unmask", "--runtime", "papad-view.socket")
+    papad.systemctl("restart", "papad.socket")
+    assert papad.ask("get a", where=VIEW, user=viewer) == "b"
+    papad.systemctl("stop", "papad.service", "papad.socket")
+    assert papad.show("ActiveState", "papad-view.socket") == "inactive"
+
+
 # A directory that takes 3 s for each answer, after the files.
 SLOW = """
 #include <errno.h>

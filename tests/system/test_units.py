@@ -49,6 +49,7 @@ def test_install_again_and_with_destdir(machine: Machine) -> None:
         "./usr/lib/python3/dist-packages/papad/__init__.py",
         "./usr/lib/systemd/system/papad.service",
         "./usr/lib/systemd/system/papad.socket",
+        "./usr/lib/systemd/system/papad-view.socket",
         "./usr/lib/systemd/user/papad.service",
         "./usr/lib/systemd/user/papad.socket",
         "./usr/lib/sysusers.d/papad.conf",

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from papad.daemon.tables.process import Process
+from papad.daemon.tables.process import HIDDEN, Process
 from papad.daemon.tables.sockets import Socket
 
 _TCP_INFO_UNACKED = 24  # offset in struct tcp_info; for a listener, the length of its accept queue
@@ -39,12 +39,15 @@ def describe_socket(each: Socket) -> dict[str, Any]:
     return {"name": each.name, **each.spec.pairs, "fileno": fileno, "inode": inode, "waiting": waiting}
 
 
-def describe_process(process: Process) -> dict[str, Any]:
+def describe_process(process: Process, viewer: int | None = None) -> dict[str, Any]:
     """Describe a process: its spec, its state, and what happened to its output.
 
-    While it runs, that includes memory in bytes and processor time in seconds.
+    While it runs, that includes memory in bytes and processor time in seconds. `viewer` is as for
+    Process.hidden_from.
     """
     spec = asdict(process.spec)
+    if process.hidden_from(viewer):
+        spec |= {"args": [HIDDEN], "env": dict.fromkeys(spec["env"], HIDDEN)}
     spec["stdout"], spec["stderr"] = spec.pop("out"), spec.pop("err")
     memory, cpu = _usage(process.pid) if process.exit is None else (None, None)
     facts = {
@@ -68,7 +71,7 @@ def describe_process(process: Process) -> dict[str, Any]:
             "lost": state.lost,
             "unforwarded": state.unforwarded,
         }
-    return {**facts, **spec, **output, "memory": memory, "cpu": cpu, "watchers": len(process.observers)}
+    return {**facts, **spec, **output, "memory": memory, "cpu": cpu, "watchers": process.watchers}
 
 
 def _usage(pid: int) -> tuple[int | None, float | None]:

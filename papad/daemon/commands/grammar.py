@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+from papad.daemon.commands.roles import MANAGERS, Role
 from papad.errors import Error
 from papad.protocol import wire
 
@@ -32,6 +33,7 @@ class Arguments:
     name: str = ""  # the first word, if the command needs a name
     options: dict[str, Any] = field(default_factory=dict)  # those given; for a prefix, a dict
     words: list[str] = field(default_factory=list)  # the others
+    viewer: int | None = None  # the uid of a client with the role view
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Command:
     summary: str
     handler: Callable[[Any, Arguments], Any]
     _: KW_ONLY
+    role: Role = Role.MANAGE
     help: str = ""
     needs_name: str = ""  # the error when no name follows
     options: tuple[Option, ...] = ()
@@ -60,11 +63,16 @@ class Command:
         """The command's words in full."""
         return " ".join(self.words)
 
-    def call(self, tables: Any, words: list[str]) -> Any:
-        """Parse the words after the command, then call its handler. Raises Error."""
-        return self.handler(tables, self._arguments(words))
+    def call(self, tables: Any, words: list[str], viewer: int | None = None) -> Any:
+        """Check the role, parse the words after the command, then call its handler. Raises Error.
 
-    def _arguments(self, words: list[str]) -> Arguments:
+        `viewer` is the uid of a client with the role view, None for one with the role manage.
+        """
+        if viewer is not None and self.role > Role.VIEW:
+            raise Error(f'You may only look; "{self.name}" is for root and members of the group {MANAGERS}')
+        return self.handler(tables, self._arguments(words, viewer))
+
+    def _arguments(self, words: list[str], viewer: int | None) -> Arguments:
         name = ""
         texts: dict[str, str] = {}
         if self.needs_name:
@@ -77,7 +85,7 @@ class Command:
             texts, words = wire.split_options(words)
         if words and not self.rest:
             raise Error(f'Unexpected "{words[0]}"; options are name=value. {self._see_help()}')
-        return Arguments(name, self._parse(texts), words)
+        return Arguments(name, self._parse(texts), words, viewer)
 
     def _parse(self, texts: dict[str, str]) -> dict[str, Any]:
         known = {option.name: option for option in self.options}
@@ -106,6 +114,7 @@ class Command:
         parts = [f"{self.usage}\n\n{self.summary}."]
         if self.help:
             parts.append(self.help)
+        parts.append(f"Role: {self.role}.")
         if self.options:
             rows = [(option.name, option.help) for option in self.options]
             rows += self.prefixes.items()

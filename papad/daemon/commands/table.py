@@ -13,6 +13,7 @@ from typing import Any
 
 from papad.daemon.commands import describe
 from papad.daemon.commands.grammar import Arguments, Command, Grammar, Option
+from papad.daemon.commands.roles import Role
 from papad.daemon.delivery.reader import Query, Reading
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.tables.launch import parse_names, parse_size, specify
@@ -86,7 +87,7 @@ def list_sockets(tables: Tables, given: Arguments) -> str:
 
 
 def list_processes(tables: Tables, given: Arguments) -> str:
-    return _list(tables.processes.lines(given.words))
+    return _list(tables.processes.lines(given.words, given.viewer))
 
 
 def list_values(tables: Tables, given: Arguments) -> str:
@@ -131,7 +132,7 @@ def watch_processes(tables: Tables, given: Arguments) -> Watching:
     found = tables.processes.select(given.words, required=True)
     if not found:
         raise Error("Nothing to watch")
-    return Watching(f"Watching {len(found)}", Watch(tables.processes, found))
+    return Watching(f"Watching {len(found)}", Watch(tables.processes, found, consumes=given.viewer is None))
 
 
 def describe_sockets(tables: Tables, given: Arguments) -> str:
@@ -140,21 +141,23 @@ def describe_sockets(tables: Tables, given: Arguments) -> str:
 
 def describe_processes(tables: Tables, given: Arguments) -> str | Coroutine[Any, Any, str]:
     found = tables.processes.select(given.words)
-    return _list(map(_described, found)) if len(found) <= _AT_ONCE else _describe_many(found)
+    if len(found) > _AT_ONCE:
+        return _describe_many(found, given.viewer)
+    return _list([_described(each, given.viewer) for each in found])
 
 
-async def _describe_many(processes: list[Process]) -> str:
+async def _describe_many(processes: list[Process], viewer: int | None) -> str:
     """Describe some at a time, so that others get a turn."""
     lines: list[str] = []
     for at, process in enumerate(processes):
         if at % _AT_ONCE == 0:
             await asyncio.sleep(0)
-        lines.append(_described(process))
+        lines.append(_described(process, viewer))
     return _list(lines)
 
 
-def _described(process: Process) -> str:
-    return describe.line(describe.describe_process(process))
+def _described(process: Process, viewer: int | None) -> str:
+    return describe.line(describe.describe_process(process, viewer))
 
 
 def describe_values(tables: Tables, given: Arguments) -> str:
@@ -280,6 +283,7 @@ COMMANDS = (
         words=("list", "sockets"),
         usage="list sockets [PATTERN ...]",
         summary="List sockets by name or fileno",
+        role=Role.VIEW,
         help=_PATTERN_HELP.format("a fileno"),
         examples=("list sockets", "l s circus.*"),
         handler=list_sockets,
@@ -314,6 +318,7 @@ COMMANDS = (
         words=("list", "processes"),
         usage="list processes [PATTERN ...]",
         summary="List processes by name or PID",
+        role=Role.VIEW,
         help=_PATTERN_HELP.format("a PID"),
         examples=("list processes", "l p nginx.*"),
         handler=list_processes,
@@ -322,7 +327,9 @@ COMMANDS = (
         words=("watch", "processes"),
         usage="watch processes [PATTERN ...]",
         summary="Receive the output of processes by name or PID, and their exit codes",
+        role=Role.VIEW,
         help="Any line acknowledges what came and asks for more; q acknowledges it and stops. What was not acknowledged comes again.\n"
+        "With the role view, an acknowledgement asks for more only: all stays where it is.\n"
         + _PATTERN_HELP.format("a PID"),
         examples=("watch processes nginx.*", "w p 3698"),
         handler=watch_processes,
@@ -331,6 +338,7 @@ COMMANDS = (
         words=("output",),
         usage="output [OPTION=VALUE ...] [PATTERN ...]",
         summary="Read the output of processes, and leave it where it is",
+        role=Role.VIEW,
         help="What is read stays for watchers, and what they acknowledge is gone from here. "
         + _PATTERN_HELP.format("a PID"),
         options=OUTPUT_OPTIONS,
@@ -353,6 +361,7 @@ COMMANDS = (
         words=("get",),
         usage="get NAME",
         summary="Get a named value",
+        role=Role.VIEW,
         needs_name="Value requires a name",
         examples=("get count",),
         handler=get_value,
@@ -361,6 +370,7 @@ COMMANDS = (
         words=("list", "values"),
         usage="list values [PATTERN ...]",
         summary="List values by name",
+        role=Role.VIEW,
         help="A pattern is a name, or a name that ends in the wildcard *. None at all means all.",
         examples=("list values", "l v circus.*"),
         handler=list_values,
@@ -377,6 +387,7 @@ COMMANDS = (
         words=("describe", "sockets"),
         usage="describe sockets [PATTERN ...]",
         summary="Tell all about sockets, a JSON object each",
+        role=Role.VIEW,
         help=_PATTERN_HELP.format("a fileno"),
         handler=describe_sockets,
     ),
@@ -384,19 +395,23 @@ COMMANDS = (
         words=("describe", "processes"),
         usage="describe processes [PATTERN ...]",
         summary="Tell all about processes, a JSON object each",
-        help=_PATTERN_HELP.format("a PID"),
+        role=Role.VIEW,
+        help="With the role view, arguments and variables of other users' processes read (hidden). "
+        + _PATTERN_HELP.format("a PID"),
         handler=describe_processes,
     ),
     Command(
         words=("describe", "values"),
         usage="describe values [PATTERN ...]",
         summary="Tell values exactly, a JSON object each",
+        role=Role.VIEW,
         handler=describe_values,
     ),
     Command(
         words=("describe", "server"),
         usage="describe server",
         summary="Tell all about papad itself, as a JSON object",
+        role=Role.VIEW,
         abbreviate=False,  # s has always been sockets
         handler=describe_server,
     ),
@@ -404,6 +419,7 @@ COMMANDS = (
         words=("quit",),
         usage="quit",
         summary="Close the client session",
+        role=Role.VIEW,
         handler=quit_session,
     ),
     Command(
@@ -418,6 +434,7 @@ COMMANDS = (
         words=("help",),
         usage="help [COMMAND]",
         summary="Show the commands, or all about one",
+        role=Role.VIEW,
         examples=("help make process", "h l p"),
         handler=show_help,
     ),

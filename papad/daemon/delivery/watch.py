@@ -16,8 +16,11 @@ MAX_BATCH = 4 << 20
 class Watch:
     """The processes that a connection watches, each until its end is acknowledged."""
 
-    def __init__(self, processes: Processes, watched: Iterable[Process]) -> None:
+    def __init__(self, processes: Processes, watched: Iterable[Process], *, consumes: bool = True) -> None:
+        """Watch these. Unless it `consumes`, an acknowledgement only moves this watch on."""
+        self.consumes = consumes
         self._processes = processes
+        self._positions: dict[Process, int] = {}  # where to go on, of a watch that does not consume
         # The unacknowledged batch: process -> start, stop, whether it reported the end.
         self._delivered: dict[Process, tuple[int, int, bool]] = {}
         self._watched = list(watched)
@@ -40,7 +43,7 @@ class Watch:
             complete = True
             if process.ring is not None:
                 state = process.ring.state
-                start = stop = state.head
+                start = stop = max(state.head, self._positions.get(process, 0))
                 for chunk in process.ring.read(start, room):
                     records.append(wire.output_record(STREAMS[chunk.stream], process.name, chunk.time, chunk.data))
                     stop = chunk.position + len(chunk.data)
@@ -54,9 +57,14 @@ class Watch:
         return records
 
     def acknowledge(self) -> None:
-        """Drop what the last batch delivered."""
+        """Drop what the last batch delivered, or pass over it."""
         delivered, self._delivered = self._delivered, {}
         for process, (start, stop, closed) in delivered.items():
+            if not self.consumes:
+                self._positions[process] = stop
+                if closed:
+                    self.lose(process)
+                continue
             if process.ring is not None:
                 process.ring.acknowledge(start, stop)
             if closed:

@@ -23,11 +23,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from papad.daemon.output.ring import Ring
 from papad.daemon.tables.launch import Spec
+
+HIDDEN = "(hidden)"
+"""Stands for what a client may not see."""
 
 
 class State(enum.Enum):
@@ -61,6 +65,9 @@ class IllegalTransition(Exception):
 
 class Observer(Protocol):
     """Watches processes."""
+
+    consumes: bool
+    """Whether what it acknowledges is gone for others."""
 
     def wake(self) -> None:
         """Handle news of a watched process."""
@@ -124,7 +131,23 @@ class Process:
         assert self.exit is not None
         return max(self.exit[1], self.ring.newest if self.ring else 0.0)
 
+    @property
+    def watchers(self) -> int:
+        """How many watch it whose acknowledgements count."""
+        return sum(each.consumes for each in self.observers)
+
     def __str__(self) -> str:
+        return self.line()
+
+    def hidden_from(self, viewer: int | None) -> bool:
+        """Return whether a client may not see arguments and environment.
+
+        `viewer` is the uid of one that may only look, and sees its own; None is one that may see all.
+        """
+        return viewer not in (None, os.geteuid() if self.spec.uid is None else self.spec.uid)
+
+    def line(self, viewer: int | None = None) -> str:
+        """Return the line that `list` has for it; `viewer` is as for `hidden_from`."""
         words = [f"{self.name} pid={self.pid} running={self.exit is None} started={self.started}"]
         if self.spec.uid:
             words.append(f"uid={self.spec.uid}")
@@ -132,5 +155,5 @@ class Process:
             words.append(f"gid={self.spec.gid}")
         if self.spec.shell:
             words.append("shell=True")
-        words.append("args=" + " ".join(self.spec.args))
+        words.append("args=" + (HIDDEN if self.hidden_from(viewer) else " ".join(self.spec.args)))
         return " ".join(words)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from papad.client import address as module
 from papad.client.address import DEFAULT_PORT, Address, connected, find, for_people, usual_paths
 from papad.errors import ConnectionLost, Error, Unreachable
-from tests.support.papad import no_new_fds
+from tests.support.papad import in_child, no_new_fds
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,35 @@ def test_a_number_that_is_no_port_is_refused(monkeypatch: pytest.MonkeyPatch, gi
 
 def test_the_user_has_a_folder_where_the_environment_tells_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
-    assert usual_paths() == [f"/run/user/{os.getuid()}/papad.sock", "/run/papad/papad.sock"]
+    assert usual_paths()[0] == f"/run/user/{os.getuid()}/papad.sock"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_of_the_paths_that_exist_the_first_counts_at_which_one_may_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="papad-") as folder:
+        Path(folder).chmod(0o755)
+        own, system, view = paths = [f"{folder}/{name}" for name in ("own", "system", "view")]
+        monkeypatch.setattr(module, "usual_paths", lambda: paths)
+        monkeypatch.delenv("PAPAD_SOCKET", raising=False)
+
+        def stranger_finds(path: str) -> bool:
+            def look() -> None:
+                os.setuid(65534)
+                assert find() == path
+
+            return in_child(look) == 0
+
+        assert find() == DEFAULT_PORT
+        for path in (system, view):
+            Path(path).touch(0o600)
+        assert find() == system
+        assert stranger_finds(system), "who may use none is told about the first"
+        os.chown(view, 65534, -1)
+        assert stranger_finds(view)
+        Path(own).touch()
+        Path(own).chmod(0o666)
+        assert find() == own
+        assert stranger_finds(own)
 
 
 @pytest.mark.parametrize(("address", "text"), [("/a/b", "/a/b"), (1234, "127.0.0.1:1234"), (socket.socket, "papad")])

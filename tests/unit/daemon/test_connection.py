@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from papad.daemon import connection as module
 from papad.daemon.commands.grammar import Command, Grammar
+from papad.daemon.commands.roles import Role
 from papad.daemon.commands.table import Output, Tables
 from papad.daemon.connection import Connection
 from papad.daemon.delivery.channel import Mode
@@ -63,7 +64,7 @@ def test_a_command_at_work_may_end_in_output(lives: Lives, monkeypatch: pytest.M
         theirs.setblocking(False)
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        connection = Connection(Host(tables), ours, None)  # type: ignore[arg-type]
+        connection = Connection(Host(tables), ours, None, Role.MANAGE)  # type: ignore[arg-type]
         await loop.connect_accepted_socket(lambda: connection, ours)
         await loop.sock_sendall(theirs, b"slow\nslow\n")
         theirs.shutdown(socket.SHUT_WR)

@@ -57,7 +57,7 @@ def test_a_flood_of_strangers_costs_little_and_one_line_a_second(tmp_path: Path)
 @root_only
 def test_one_user_cannot_take_all_connections(tmp_path: Path) -> None:
     """nobody is a member here: the group papad is that of nobody."""
-    varied_copy(tmp_path, "daemon/peers.py", 'GROUP = "papad"', 'GROUP = "nogroup"')
+    varied_copy(tmp_path, "daemon/commands/roles.py", '"papad", "papad-view"', '"nogroup", "papad-view"')
     with running_papad(tmp_path, tcp=True, cwd=tmp_path) as daemon:
         reader, writer = os.pipe()
 

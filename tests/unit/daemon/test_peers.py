@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from papad.daemon import peers as module
+from papad.daemon.commands.roles import Role
 from papad.daemon.peers import Peer, Peers, is_loopback
 from papad.errors import Error
 from tests.support.papad import in_child, no_new_fds
@@ -71,14 +72,18 @@ def connected(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
 def admit(peers: Peers, end: socket.socket) -> Peer:
     """What the server does with a connection. Raises Error for a stranger."""
     peer = peers.identify(end)
-    admitted = peers.admits(peer)
-    if admitted is None:
-        admitted = asyncio.run(peers.ask(peer))
-        assert peers.admits(peer) is admitted, "it is remembered"
-        peers._members.clear()
-    if not admitted:
+    if role_of(peers, peer) is Role.NONE:
         raise Error(peers.refusal(peer))
     return peer
+
+
+def role_of(peers: Peers, peer: Peer) -> Role:
+    role = peers.role(peer)
+    if role is None:
+        role = asyncio.run(peers.ask(peer))
+        assert peers.role(peer) is role, "it is remembered"
+        peers._roles.clear()
+    return role
 
 
 @families
@@ -164,7 +169,7 @@ def test_a_process_that_has_the_group_is_admitted_on_unix(
     peers: Peers, listen: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No group papad is needed on this machine: another one plays its part."""
-    monkeypatch.setattr(module, "GROUP", "games")
+    monkeypatch.setattr(module, "MANAGERS", "games")
     gid = grp.getgrnam("games").gr_gid
     listener = listen(socket.AF_UNIX)
     end = as_stranger(listener, lambda client: None, [7, gid])
@@ -181,10 +186,33 @@ def test_a_process_that_has_the_group_is_admitted_on_unix(
 def test_on_tcp_the_group_database_decides(
     peers: Peers, listen: Callable, family: socket.AddressFamily, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "GROUP", "nogroup")
+    monkeypatch.setattr(module, "MANAGERS", "nogroup")
     end = as_stranger(listen(family), lambda client: None, [])
     assert admit(peers, end).uid == STRANGER
     end_stranger(end)
+
+
+@root_only
+@pytest.mark.parametrize(
+    ("held", "role"),
+    [(["games"], Role.VIEW), (["news"], Role.MANAGE), (["games", "news"], Role.MANAGE), (["mail"], Role.NONE)],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else value.name,
+)
+def test_a_group_gives_a_role_and_the_higher_one_counts(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch, held: list[str], role: Role
+) -> None:
+    monkeypatch.setattr(module, "MANAGERS", "news")
+    monkeypatch.setattr(module, "VIEWERS", "games")
+    peer = Peer(STRANGER, frozenset(grp.getgrnam(each).gr_gid for each in held))
+    assert role_of(peers, peer) is role
+
+
+@root_only
+def test_without_the_groups_only_root_has_a_role(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MANAGERS", "no-such-group")
+    monkeypatch.setattr(module, "VIEWERS", "nor-this")
+    assert role_of(peers, Peer(STRANGER, frozenset([STRANGER]))) is Role.NONE
+    assert role_of(peers, Peer(0, frozenset([0]))) is Role.MANAGE
 
 
 @root_only

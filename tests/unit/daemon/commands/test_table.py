@@ -6,10 +6,13 @@ import asyncio
 import inspect
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from papad.daemon.commands.grammar import Command
+from papad.daemon.commands.roles import Role
 from papad.daemon.commands.table import COMMANDS, GRAMMAR, Leave, Output, Tables, Watching
 from papad.daemon.tables.process import State
 from papad.errors import Error
@@ -258,3 +261,56 @@ def test_every_command_is_called_here() -> None:
     lines = [line for line, *_ in (*ANSWERS, *CHANGES)] + list(ERRORS) + ["quit"]
     called = {GRAMMAR.find(line.split())[0].name for line in lines if line != "describe"}
     assert called == {command.name for command in COMMANDS}
+
+
+VIEWER = 4321
+VIEWS = {
+    "describe processes",
+    "describe server",
+    "describe sockets",
+    "describe values",
+    "get",
+    "help",
+    "list processes",
+    "list sockets",
+    "list values",
+    "output",
+    "quit",
+    "watch processes",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_a_viewer_may_look_and_change_nothing(tables: Tables, command: Command) -> None:
+    assert (command.role is Role.VIEW) == (command.name in VIEWS)
+    if command.name not in VIEWS:
+        before = tables.names
+        for words in ([], ["web"], ["web.2"], ["x", "y"], ["*"]):
+            with pytest.raises(Error, match=f'You may only look; "{command.name}" is for root and members of the gro'):
+                command.call(tables, words, VIEWER)
+        assert tables.names == before
+
+
+def test_a_viewer_does_not_see_arguments_and_variables_of_other_users(home: Home) -> None:
+    secret, own = home.add("secret"), home.add("own")
+    for process, uid in ((secret, 0), (own, VIEWER)):
+        process.spec = replace(process.spec, uid=uid, args=["/bin/cat", "pass"], env={"PASSWORD": "pass"})
+
+    def seen(viewer: int | None) -> str:
+        lines = ("list processes secret own", "describe processes secret own")
+        return "\n".join(GRAMMAR.find(line.split())[0].call(home.tables, ["secret", "own"], viewer) for line in lines)
+
+    assert seen(None).count("pass") == 6
+    assert seen(VIEWER).count("pass") == 3
+    assert seen(VIEWER).count("(hidden)") == 3
+    assert '"env":{"PASSWORD":"(hidden)"}' in seen(VIEWER)
+    assert seen(VIEWER + 1).count("pass") == 0
+
+
+def test_an_acknowledgement_of_a_viewer_frees_nothing(home: Home) -> None:
+    command, words = GRAMMAR.find(["watch", "processes", "web.2"])
+    watching = command.call(home.tables, words, VIEWER)
+    assert len(watching.watch.batch()) == 2
+    watching.watch.acknowledge()
+    assert home.ended.state is State.CLOSED
+    assert home.tables.names.count(f"process web.2 (pid {home.ended.pid})") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from papad.daemon.commands.roles import Role
 from papad.daemon.connection import Connection
 from papad.daemon.delivery import channel as module
 from papad.daemon.delivery.channel import TRANSITIONS, IllegalTransition, Mode
@@ -32,7 +33,7 @@ def test_every_mode_is_entered_somewhere() -> None:
 @pytest.mark.parametrize("before", Mode)
 @pytest.mark.parametrize("after", Mode)
 def test_only_the_steps_of_the_table_are_taken(before: Mode, after: Mode) -> None:
-    connection = Connection(None, None, None)  # type: ignore[arg-type]
+    connection = Connection(None, None, None, Role.MANAGE)  # type: ignore[arg-type]
     connection.mode = before
     refusal = IllegalTransition(f"a connection cannot become {after.value}: it is {before.value}")
     check_step(connection, "mode", TRANSITIONS, after, refusal)

@@ -48,6 +48,33 @@ def test_an_acknowledgement_is_for_what_was_delivered_and_nothing_after_it(home:
     assert (len(watched), home.processes.lines([])) == (0, [])
 
 
+def test_a_watch_that_does_not_consume_moves_on_and_leaves_all_where_it_is(home: Home) -> None:
+    a = home.add("a")
+    home.write(a, b"one", when=1000.0)
+    looking, consuming = Watch(home.processes, [a], consumes=False), watch(home, a)
+    assert looking.batch() == consuming.batch() == [b"out:a:1000.0:3\none\n"]
+    assert a.watchers == 1
+    looking.acknowledge()
+    assert looking.batch() == []
+    assert consuming.batch() == [b"out:a:1000.0:3\none\n"], "it was not acknowledged for others"
+    home.write(a, b"two", when=1001.0)
+    home.end(a, code=3, when=1002.0)
+    assert looking.batch() == [b"out:a:1001.0:3\ntwo\n", b"closed:a:1002.0:3\n"]
+    looking.acknowledge()
+    assert (len(looking), a.state) == (0, State.CLOSED)
+    assert len(consuming.batch()) == 3
+
+
+def test_a_watch_that_does_not_consume_passes_over_what_others_acknowledged(home: Home) -> None:
+    a = home.add("a")
+    home.write(a, b"one", when=1000.0)
+    looking, consuming = Watch(home.processes, [a], consumes=False), watch(home, a)
+    consuming.batch()
+    consuming.acknowledge()
+    home.write(a, b"two", when=1001.0)
+    assert looking.batch() == [b"out:a:1001.0:3\ntwo\n"]
+
+
 def test_an_acknowledgement_of_nothing_changes_nothing(home: Home) -> None:
     a = home.add("a")
     watched = watch(home, a)
