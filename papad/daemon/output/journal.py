@@ -72,7 +72,7 @@ class Journald:
 
 @dataclass(frozen=True)
 class _Partial:
-    """The beginning of a line of a stream, the rest of which is still to come."""
+    """The beginning of a line of a stream, perhaps nothing yet, the rest of which is still to come."""
 
     begin: int
     """How far the stream was forwarded when it was read."""
@@ -126,7 +126,8 @@ class Journal:
                 left -= len(line) + 1
                 ring.note_forwarded(stream, end - max(left, 0))
             pending = rest
-        if pending and stream in process.pipes:
+        if stream in process.pipes and (pending or end - ring.forwarded(stream) < ring.capacity // 4):
+            # Where there is no line, the ring is told only now and then, for that takes a write.
             partials[stream] = _Partial(ring.forwarded(stream), end, pending)
             return True
         if pending and not self._send(process, stream, pending):

@@ -18,7 +18,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from papad.daemon.durable import parcel
 from papad.daemon.durable.store import Store
@@ -36,8 +37,7 @@ _MAX_RECORDS = 1 << 20
 _LINE = 4096
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """Byte positions and record numbers, both counted from the start of the process."""
 
     head: int = 0  # the oldest byte kept
@@ -134,8 +134,8 @@ class Ring:
                 self._save(state, None)  # the entry replaces that of the oldest record
             entry = _ENTRY.pack(state.tail, time_ns * 2 + stream)
             parcel.write_all(self.fd, entry, self._entry_offset(state.next))
-            state = replace(state, next=state.next + 1)
-        self._save(self.state, replace(state, tail=end))
+            state = state._replace(next=state.next + 1)
+        self._save(self.state, state._replace(tail=end))
 
     def commit(self, missing: int = 0) -> None:
         """Make the staged state current: its bytes are in place, but for the last `missing` ones.
@@ -147,7 +147,7 @@ class Ring:
         if missing:
             tail = staged.tail - missing
             begun = staged.next > self.state.next and tail > self.state.tail
-            staged = replace(staged, tail=tail, lost=staged.lost + missing, next=self.state.next + begun)
+            staged = staged._replace(tail=tail, lost=staged.lost + missing, next=self.state.next + begun)
         self._save(staged, None)
 
     def abandon(self) -> None:
@@ -157,7 +157,7 @@ class Ring:
 
     def lose(self, size: int) -> None:
         """Count `size` bytes as lost that never came here."""
-        self._save(replace(self.state, lost=self.state.lost + size), None)
+        self._save(self.state._replace(lost=self.state.lost + size), None)
 
     @property
     def newest(self) -> float:
@@ -181,7 +181,7 @@ class Ring:
         delivered_and_overwritten = max(0, min(state.head, stop) - start)
         if stop > state.head:
             state = self._without(state, stop, lose=False)
-        self._save(replace(state, acked=stop, lost=state.lost - delivered_and_overwritten), None)
+        self._save(state._replace(acked=stop, lost=state.lost - delivered_and_overwritten), None)
 
     def forwarded(self, stream: int) -> int:
         """Return the position up to which the lines of a stream have been forwarded."""
@@ -190,7 +190,7 @@ class Ring:
     def note_forwarded(self, stream: int, position: int, missed: int = 0) -> None:
         """Record that a stream's lines up to `position` were forwarded, except `missed` of them."""
         field = "err_forwarded" if stream else "out_forwarded"
-        self._save(replace(self.state, **{field: position}, unforwarded=self.state.unforwarded + missed), None)
+        self._save(self.state._replace(**{field: position}, unforwarded=self.state.unforwarded + missed), None)
 
     def read(self, start: int, limit: int) -> Iterator[Chunk]:
         """Yield the records from `start` on, at most `limit` bytes; the last may be incomplete."""
@@ -271,7 +271,7 @@ class Ring:
             state = self._past_journal(state, head)
         lost = state.lost + (head - state.head if lose else 0)
         first = state.next if head >= state.tail else self._number_at(head, state)
-        return replace(state, head=head, lost=lost, first=first)
+        return state._replace(head=head, lost=lost, first=first)
 
     def _past_journal(self, state: State, head: int) -> State:
         """Return the state with unforwarded lines that end before `head` counted as such."""
@@ -281,11 +281,13 @@ class Ring:
             for chunk in self._chunks(state, min(forwarded), head - max(state.head, min(forwarded))):
                 missed += chunk.data.count(b"\n", max(0, forwarded[chunk.stream] - chunk.position))
         out, err = (max(position, head) for position in forwarded)
-        return replace(state, out_forwarded=out, err_forwarded=err, unforwarded=state.unforwarded + missed)
+        return state._replace(out_forwarded=out, err_forwarded=err, unforwarded=state.unforwarded + missed)
 
     def _number_at(self, position: int, state: State) -> int:
         """Return the number of the record that holds `position`: the last that starts by then."""
         low, high = state.first, state.next
+        if high - low > 1 and self._entry(high - 1)[0] <= position:
+            return high - 1  # who follows reads the newest
         while high - low > 1:
             middle = (low + high) // 2
             if self._entry(middle)[0] <= position:
@@ -303,6 +305,6 @@ class Ring:
 
     def _save(self, state: State, staged: State | None) -> None:
         blank = staged or State()
-        header = _STATE.pack(*astuple(state)) + _STAGED.pack(staged is not None) + _STATE.pack(*astuple(blank))
+        header = _STATE.pack(*state) + _STAGED.pack(staged is not None) + _STATE.pack(*blank)
         parcel.write_all(self.fd, header, self.start + _STATE_OFFSET)
         self.state, self.staged = state, staged
