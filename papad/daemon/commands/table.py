@@ -27,7 +27,7 @@ from papad.daemon.tables.values import Values
 from papad.errors import Error
 from papad.protocol.options import SOCKET_OPTIONS, flag, number, one_of, whole
 
-_AT_ONCE = 100  # processes that are described in one turn of the event loop
+_AT_ONCE = 100  # processes that are listed or described in one turn of the event loop
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def list_sockets(tables: Tables, given: Arguments) -> str:
     return _list(tables.sockets.lines(given.words))
 
 
-def list_processes(tables: Tables, given: Arguments) -> str:
-    return _list(tables.processes.lines(given.words, given.viewer))
+def list_processes(tables: Tables, given: Arguments) -> str | Coroutine[Any, Any, str]:
+    return _tell(tables.processes.select(given.words), lambda process: process.line(given.viewer))
 
 
 def list_values(tables: Tables, given: Arguments) -> str:
@@ -141,23 +141,21 @@ def describe_sockets(tables: Tables, given: Arguments) -> str:
 
 def describe_processes(tables: Tables, given: Arguments) -> str | Coroutine[Any, Any, str]:
     found = tables.processes.select(given.words)
-    if len(found) > _AT_ONCE:
-        return _describe_many(found, given.viewer)
-    return _list([_described(each, given.viewer) for each in found])
+    return _tell(found, lambda process: describe.line(describe.describe_process(process, given.viewer)))
 
 
-async def _describe_many(processes: list[Process], viewer: int | None) -> str:
-    """Describe some at a time, so that others get a turn."""
+def _tell(processes: list[Process], line: Callable[[Process], str]) -> str | Coroutine[Any, Any, str]:
+    """Return a line for each; of many, some at a time, so that others get a turn."""
+    return _list(map(line, processes)) if len(processes) <= _AT_ONCE else _tell_many(processes, line)
+
+
+async def _tell_many(processes: list[Process], line: Callable[[Process], str]) -> str:
     lines: list[str] = []
     for at, process in enumerate(processes):
         if at % _AT_ONCE == 0:
             await asyncio.sleep(0)
-        lines.append(_described(process, viewer))
+        lines.append(line(process))
     return _list(lines)
-
-
-def _described(process: Process, viewer: int | None) -> str:
-    return describe.line(describe.describe_process(process, viewer))
 
 
 def describe_values(tables: Tables, given: Arguments) -> str:

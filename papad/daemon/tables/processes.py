@@ -131,10 +131,6 @@ class Processes:
         self._names[name] = process
         return process
 
-    def lines(self, patterns: list[str], viewer: int | None = None) -> list[str]:
-        """Return the lines of the processes that match, sorted; `viewer` is as for Process.hidden_from."""
-        return sorted(process.line(viewer) for process in self.select(patterns))
-
     def remove(self, patterns: list[str]) -> None:
         """Discard all output of the processes that match, and forget each once it has ended.
 

@@ -215,7 +215,7 @@ def test_watchers_that_do_not_read_their_first_line_cost_little(tmp_path: Path) 
         assert processor_time(daemon.pid) - before < 0.3 * (time.monotonic() - began)
 
 
-def test_many_processes_are_described_in_pieces(tmp_path: Path) -> None:
+def test_many_processes_are_listed_and_described_in_pieces(tmp_path: Path) -> None:
     with running_papad(tmp_path) as daemon, daemon.connect() as talk:
         for number in range(1000):
             talk.send(f"make process p{number} stdout=0 stderr=0 /bin/true\n")
@@ -224,6 +224,8 @@ def test_many_processes_are_described_in_pieces(tmp_path: Path) -> None:
         with Probe(daemon) as probe:
             for _ in range(5):
                 assert talk.ask("describe processes").count("\n") == 999
+                names = [line.partition(" ")[0] for line in talk.ask("list processes").split("\n")]
+                assert names == sorted(f"p{number}" for number in range(1000))
         assert len(probe.waits) > 5
         assert probe.longest < 0.5
 

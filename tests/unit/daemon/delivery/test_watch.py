@@ -45,7 +45,7 @@ def test_an_acknowledgement_is_for_what_was_delivered_and_nothing_after_it(home:
     assert watched.batch() == [b"out:a:1001.0:3\ntwo\n", b"closed:a:1002.0:0\n"]
     watched.acknowledge()
     assert a.state is State.GONE
-    assert (len(watched), home.processes.lines([])) == (0, [])
+    assert (len(watched), home.processes.select([])) == (0, [])
 
 
 def test_a_watch_that_does_not_consume_moves_on_and_leaves_all_where_it_is(home: Home) -> None:

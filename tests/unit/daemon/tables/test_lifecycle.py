@@ -112,7 +112,7 @@ def test_what_was_acknowledged_does_not_come_again(lives: Lives) -> None:
         return text
 
     async def lines(tables: Tables) -> list[str]:
-        return tables.processes.lines([])
+        return [str(each) for each in tables.processes.select([])]
 
     assert lives.report(acknowledge) == "two\n"
     assert lives.report(forget) == "two\n"
@@ -128,8 +128,8 @@ def test_a_process_removed_while_it_ran_is_still_drained_and_then_forgotten(live
         tables.processes.remove(["x"])
 
     async def drained(tables: Tables) -> list[str]:
-        await until(lambda: not tables.processes.lines([]), "it is forgotten")
-        return tables.processes.lines([])
+        await until(lambda: not [str(each) for each in tables.processes.select([])], "it is forgotten")
+        return [str(each) for each in tables.processes.select([])]
 
     lives.live(remove)
     gate.write_text("go\n")
