@@ -28,8 +28,8 @@ _UNSAFE = re.compile(rb"[\x00-\x20%=\x7f]")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _METHOD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ "  # RFC 9110, 5.6.2 and 9.1
-_HTTP_OR_TLS = re.compile(
-    rb"\x16\x03|" + _METHOD + rb"[^\n]* HTTP/\d|"
+_FOREIGN = re.compile(
+    rb"\x16\x03|CLIENT |" + _METHOD + rb"[^\n]* HTTP/\d|"
     rb"(?i:host|origin|referer|cookie|user-agent|connection|upgrade|transfer-encoding|(?:accept|content|sec|x)-?[\w-]*):"
 )
 _HTTP_TARGET = re.compile(_METHOD + rb" *(?:/|\*|[A-Za-z]+://)[^\n]* HTTP/\d")
@@ -76,12 +76,13 @@ class LineReader:
 
 
 def looks_like_http(line: bytes, *, command: bool = False) -> bool:
-    """Return whether a line looks like one of an HTTP request or of TLS.
+    """Return whether a line looks like one of an HTTP request, or begins TLS or DICT.
 
-    Such a line comes, for example, from a cross-protocol request of a browser. If `command`, its
-    first word is that of a command, and only a request line with a path or a URL counts.
+    Such a line comes, for example, from a cross-protocol request of a browser; of DICT, from a URL
+    that carries a command, as dict://HOST:PORT/set:a:b. If `command`, its first word is that of a
+    command, and only a request line with a path or a URL counts.
     """
-    return (_HTTP_TARGET if command else _HTTP_OR_TLS).match(line) is not None
+    return (_HTTP_TARGET if command else _FOREIGN).match(line) is not None
 
 
 def decode(line: bytes) -> str:

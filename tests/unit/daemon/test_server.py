@@ -77,6 +77,7 @@ REQUESTS = [
     b"list sockets\nGET / HTTP/1.1\r\n" + LINES,
     b"list sockets\nM1 / x\r\nOrigin: http://somewhere\r\n",
     b"x\nSec-Fetch-Mode: cors\r\n",
+    b"CLIENT libcurl 8.14.1\r\nset http executed\r\nQUIT\r\n",
     *(b"%s: x\n" % header for header in (b"Host", b"origin", b"Content-Type", b"Sec-WebSocket-Key", b"Accept")),
 ]
 

@@ -116,6 +116,7 @@ HTTP = [
     b"Sec-Fetch-Site: cross-site",
     b"Content-Anything: x",
     b"Accept: */*",
+    b"CLIENT libcurl 8.14.1\r",
 ]
 
 
@@ -124,7 +125,7 @@ def test_a_browser_is_recognised(line: bytes) -> None:
     assert wire.looks_like_http(line)
 
 
-@pytest.mark.parametrize("line", [b"", b"get x", b"get HTTP", b"list sockets", b"set url http://x/", b"help", b"h"])
+@pytest.mark.parametrize("line", [b"", b"get x", b"get HTTP", b"list sockets", b"set url http://x/", b"help", b"h", b"client"])
 def test_a_command_is_not_taken_for_a_browser(line: bytes) -> None:
     assert not wire.looks_like_http(line)
 
