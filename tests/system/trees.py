@@ -30,6 +30,11 @@ KINDS = {
         f"{INSTALL} build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-wheel",
         f"{INSTALL} lintian blhc autopkgtest dpkg-repack",
     ),
+    # what a web page or a URL can make send bytes to papad
+    "browser": (
+        f"{INSTALL} {DEPENDENCIES} python3-pip python3-setuptools make curl chromium-headless-shell",
+        "apt-get clean",
+    ),
     # a Debian that knows nothing of papad yet; what papad depends on waits in apt's cache, as the machine has no network
     "fresh": (f"apt-get -q install -y --download-only {DEPENDENCIES}",),
     # one that is about to become the next release, whose packages wait likewise

@@ -125,7 +125,9 @@ def test_a_browser_is_recognised(line: bytes) -> None:
     assert wire.looks_like_http(line)
 
 
-@pytest.mark.parametrize("line", [b"", b"get x", b"get HTTP", b"list sockets", b"set url http://x/", b"help", b"h", b"client"])
+@pytest.mark.parametrize(
+    "line", [b"", b"get x", b"get HTTP", b"list sockets", b"set url http://x/", b"help", b"h", b"client"]
+)
 def test_a_command_is_not_taken_for_a_browser(line: bytes) -> None:
     assert not wire.looks_like_http(line)
 
