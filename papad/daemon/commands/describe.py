@@ -49,7 +49,7 @@ def describe_process(process: Process, viewer: int | None = None) -> dict[str, A
     if process.hidden_from(viewer):
         spec |= {"args": [HIDDEN], "env": dict.fromkeys(spec["env"], HIDDEN)}
     spec["stdout"], spec["stderr"] = spec.pop("out"), spec.pop("err")
-    memory, cpu = _usage(process.pid) if process.exit is None else (None, None)
+    memory, cpu = _usage(process) if process.exit is None else (None, None)
     facts = {
         "id": process.id,
         "name": process.name,
@@ -74,9 +74,14 @@ def describe_process(process: Process, viewer: int | None = None) -> dict[str, A
     return {**facts, **spec, **output, "memory": memory, "cpu": cpu, "watchers": process.watchers}
 
 
-def _usage(pid: int) -> tuple[int | None, float | None]:
-    """Return the resident memory and processor time of a process; see proc(5)."""
+def _usage(process: Process) -> tuple[int | None, float | None]:
+    """Return the resident memory and processor time of a process; see proc(5).
+
+    It may have ended without our knowing yet, and its pid be that of another, which began later.
+    """
     with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        if process.ticks and int(fields[19]) != process.ticks:
+            return None, None
         return int(fields[21]) * _PAGE, (int(fields[11]) + int(fields[12])) / _TICKS
     return None, None

@@ -7,6 +7,8 @@ follow from the declaration.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -213,10 +215,10 @@ def show_help(tables: Tables, given: Arguments) -> str:
 
 
 def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError("a number of seconds since 1970") from None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(seconds := float(text)):
+            return seconds
+    raise ValueError("a number of seconds since 1970")
 
 
 def _standard_error(text: str) -> int | str:

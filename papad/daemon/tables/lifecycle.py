@@ -114,7 +114,7 @@ class Lifecycle:
     def _taken_back(self, id: int, entry: dict[str, Any]) -> Process:
         spec = rebuilt(Spec, entry["spec"])
         process = Process(id, entry["name"], spec, started=entry.get("started", 0.0), nursery=entry.get("nursery", 0))
-        process.pid = entry.get("pid", 0)
+        process.pid, process.ticks = entry.get("pid", 0), entry.get("ticks", 0)
         process.exit = tuple(entry["exit"]) if "exit" in entry else None
         if withheld := self._homes.withheld.intersection(entry.get("fds", ())):
             raise OSError(f"no descriptors are left for {len(withheld)} of its pipes; raise LimitNOFILE=")
@@ -132,7 +132,7 @@ class Lifecycle:
         elif process.pid:
             process.state = State.FORKED if id in self._spawner.unreleased else State.RUNNING
         if process.pid and process.exit is None:
-            process.pidfd = pidfd.opened(process.pid, entry.get("ticks", 0))
+            process.pidfd = pidfd.opened(process.pid, process.ticks)
         return process
 
     def _pipe(self, process: Process, held_as: str, inode: int) -> int:
@@ -283,8 +283,9 @@ class Lifecycle:
 
     def _forked(self, process: Process, pid: int, started: float, fds: list[int]) -> None:
         process.pidfd = fds[0] if fds else -1
-        self._store.write(key(process), {"pid": pid, "started": started, "ticks": proc.start_ticks(pid)})
-        process.pid, process.started = pid, started
+        ticks = proc.start_ticks(pid)
+        self._store.write(key(process), {"pid": pid, "started": started, "ticks": ticks})
+        process.pid, process.started, process.ticks = pid, started, ticks
         process.enter(State.FORKED)
         self._listen(process)
 

@@ -92,6 +92,8 @@ class Process:
     pid: int = 0
     started: float = 0.0
     """When it was forked, in seconds since 1970."""
+    ticks: int = 0
+    """When it began, as proc.start_ticks tells; 0 if that is not known."""
     pidfd: int = -1
     """Ours; tells when it exits if the nursery cannot."""
     exit: tuple[int, float] | None = None

@@ -13,6 +13,7 @@ import pytest
 from papad.daemon.commands.describe import describe_process, describe_socket, line
 from papad.daemon.commands.table import GRAMMAR
 from papad.daemon.delivery.watch import Watch
+from papad.daemon.nursery.proc import start_ticks
 from papad.daemon.tables.sockets import Socket, specify
 from tests.support.papad import Daemon
 from tests.support.tables import TablesHome as Home
@@ -85,6 +86,16 @@ def test_a_process_that_runs_with_memory_and_processor_time(home: Home) -> None:
     assert facts["cpu"] > 0
     process.pid = 1 << 30
     assert (describe_process(process)["memory"], describe_process(process)["cpu"]) == (None, None)
+
+
+def test_what_another_process_with_its_pid_uses_is_not_taken_for_its_own(home: Home) -> None:
+    """It has ended, which is not known yet, and its pid is in use again."""
+    process = home.add("p")
+    process.pid, process.ticks = os.getpid(), start_ticks(os.getpid())
+    assert describe_process(process)["memory"] > 1 << 20
+    process.ticks -= 1
+    facts = describe_process(process)
+    assert (facts["memory"], facts["cpu"], facts["running"]) == (None, None, True)
 
 
 def test_a_process_that_has_ended_with_what_became_of_its_output(home: Home) -> None:

@@ -73,15 +73,16 @@ def test_a_process_in_any_state_is_back_after_a_kill_with_every_byte_and_its_exi
 
     async def begin(tables: Tables) -> list[Any]:
         process = await make(tables, state, script.format(gate=gate), **options)
-        return [process.pid, process.started, str(process)]
+        return [process.pid, process.started, process.ticks]
 
     async def again(tables: Tables) -> list[Any]:
         process = await make(tables, state, script.format(gate=gate), **options)  # the same spec: the same process
-        return [process.pid, process.started, process.name]
+        return [process.pid, process.started, process.ticks, process.name]
 
-    pid, started, _ = lives.report(begin)
+    pid, started, ticks = lives.report(begin)
+    assert ticks > 0
     for _ in range(times):
-        assert lives.report(again) == [pid, started, state]
+        assert lives.report(again) == [pid, started, ticks, state]
     if "{gate}" in script:
         gate.write_text("go\n")
     wait_until(lambda: dead(pid), "it has ended while no papad was there")
