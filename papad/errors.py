@@ -28,4 +28,11 @@ class Unreachable(Error):
 
 
 class Refused(Unreachable):
-    """Refused if papad, or the permissions of its socket, reject this user."""
+    """Refused if papad, or the permissions of its socket, reject this user.
+
+    `membership` tells whether members of the group papad would be let in.
+    """
+
+    def __init__(self, message: str, *, membership: bool = False) -> None:
+        super().__init__(message)
+        self.membership = membership

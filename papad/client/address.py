@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
+from pathlib import PurePath
 
+from papad.client import trust
 from papad.errors import ConnectionLost, Error, Refused, Unreachable
 from papad.protocol.options import number
 
 DEFAULT_PORT = 20202
+SYSTEM = "/run/papad/papad.sock"
 
 Address = str | int | Callable[[], socket.socket]
 """The path of a Unix socket, a port of 127.0.0.1, or a function.
@@ -52,7 +56,7 @@ def usual_paths() -> list[str]:
     XDG_RUNTIME_DIR is not set under sudo and cron; /run/user/UID then takes its place.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    return [f"{runtime}/papad.sock", "/run/papad/papad.sock", "/run/papad/view.sock"]
+    return [f"{runtime}/papad.sock", SYSTEM, "/run/papad/view.sock"]
 
 
 def connected(address: Address, timeout: float | None) -> socket.socket:
@@ -69,7 +73,7 @@ def connected(address: Address, timeout: float | None) -> socket.socket:
         sock.connect(address if isinstance(address, str) else ("127.0.0.1", address))
     except PermissionError:
         sock.close()
-        raise Refused(f"no permission to talk to papad at {address}; members of the group papad have it") from None
+        raise _no_permission(address) from None
     except (BlockingIOError, TimeoutError):  # the backlog is full, so something is listening
         sock.close()
         raise ConnectionLost(f"{for_people(address)} is too busy to accept a connection") from None
@@ -83,3 +87,15 @@ def connected(address: Address, timeout: float | None) -> socket.socket:
     if not unix:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+def _no_permission(address: str | int) -> Refused:
+    """Return the error that says who could give the permission to connect."""
+    message = f"no permission to talk to papad at {for_people(address)}"
+    if address == SYSTEM:
+        return Refused(f"{message}; members of the group papad have it", membership=True)
+    path = PurePath(str(address))
+    for place in (path, *path.parents) if isinstance(address, str) else ():
+        with contextlib.suppress(OSError):  # in a directory that this user may not search
+            return Refused(f"{message}: {place} belongs to {trust.name_of(os.stat(place).st_uid)}")
+    return Refused(message)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from papad.client.address import DEFAULT_PORT
+from papad.client.address import DEFAULT_PORT, SYSTEM
 from papad.client.connection import Client
 from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
 from papad.version import FOLDER
@@ -33,7 +33,6 @@ _STRANGERS = (
 """Variables that a service manager sets for the calling process; papad must not inherit them."""
 _NEEDED = ("systemd", "pyroute2")
 """Modules that only the daemon needs. The client library may be installed without them."""
-_UNIX = "/run/papad/papad.sock"
 _DELAY = 0.02  # seconds between two attempts
 _TRIES = 3
 """How often to start papad. Another client may end it with exit-if-idle before we connect."""
@@ -58,7 +57,7 @@ def _by_systemd(address: str | int, deadline: float) -> bool:
     """Start the socket unit that serves the address, if there is one. Return whether it started."""
     if address == own_socket():
         manager = ["--user"]
-    elif address in (DEFAULT_PORT, _UNIX) and os.path.exists("/run/systemd/system"):
+    elif address in (DEFAULT_PORT, SYSTEM) and os.path.exists("/run/systemd/system"):
         manager = ["--system"]
     else:
         return False

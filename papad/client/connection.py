@@ -27,6 +27,7 @@ T = TypeVar("T")
 RECONNECT = 10.0
 """Seconds to keep connecting, because a papad that does not answer may be restarting."""
 RETRY_DELAY = 0.05  # seconds between two attempts
+_MEMBERS_ONLY = "a member of the group papad"  # how papad's answer ends to who is none
 
 
 class Closing(ABC):
@@ -65,7 +66,7 @@ class Client(Closing):
         except BaseException as error:
             self.sock.close()
             if type(error) is Error:  # papad sent an error instead of its welcome
-                raise Refused(str(error)) from None
+                raise Refused(str(error), membership=str(error).endswith(_MEMBERS_ONLY)) from None
             raise
 
     def close(self) -> None:

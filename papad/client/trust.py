@@ -38,10 +38,10 @@ def check(sock: socket.socket, port: int) -> None:
         return
     if not inode:  # then the uid is that of nobody
         raise ConnectionLost(f"127.0.0.1:{port} closed the connection")
-    if uid not in (0, os.getuid()) and trusted not in (str(uid), _name(uid)):
+    if uid not in (0, os.getuid()) and trusted not in (str(uid), name_of(uid)):
         raise Refused(
-            f"127.0.0.1:{port} is served by {_name(uid)}, not by root or you, so nothing was sent; "
-            f"to trust them, set {VARIABLE}={_name(uid)}"
+            f"127.0.0.1:{port} is served by {name_of(uid)}, not by root or you, so nothing was sent; "
+            f"to trust them, set {VARIABLE}={name_of(uid)}"
         )
 
 
@@ -67,7 +67,8 @@ def _server(sock: socket.socket) -> tuple[int, int]:
     return uid, inode
 
 
-def _name(uid: int) -> str:
+def name_of(uid: int) -> str:
+    """Return the name of a user, or the number where there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

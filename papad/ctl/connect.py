@@ -98,7 +98,7 @@ class Session:
         try:
             return Client(self.address)
         except Refused as error:
-            if "group papad" not in str(error):  # another reason, which papad gives
+            if not error.membership:
                 raise CannotConnect(f"papad at {self.where} refused the connection: {error}") from None
             raise CannotConnect(f"no permission to talk to papad at {self.where}", self._hint(error)) from None
         except Unreachable as error:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from papad.client import address as module
+from papad.client import address
 from papad.client.address import DEFAULT_PORT, Address, connected, find, for_people, usual_paths
-from papad.errors import ConnectionLost, Error, Unreachable
+from papad.errors import ConnectionLost, Error, Refused, Unreachable
 from tests.support.papad import in_child, no_new_fds
 
 
@@ -51,7 +51,7 @@ def test_of_the_paths_that_exist_the_first_counts_at_which_one_may_connect(monke
     with tempfile.TemporaryDirectory(prefix="papad-") as folder:
         Path(folder).chmod(0o755)
         own, system, view = paths = [f"{folder}/{name}" for name in ("own", "system", "view")]
-        monkeypatch.setattr(module, "usual_paths", lambda: paths)
+        monkeypatch.setattr(address, "usual_paths", lambda: paths)
         monkeypatch.delenv("PAPAD_SOCKET", raising=False)
 
         def stranger_finds(path: str) -> bool:
@@ -74,9 +74,9 @@ def test_of_the_paths_that_exist_the_first_counts_at_which_one_may_connect(monke
         assert stranger_finds(own)
 
 
-@pytest.mark.parametrize(("address", "text"), [("/a/b", "/a/b"), (1234, "127.0.0.1:1234"), (socket.socket, "papad")])
-def test_people_are_told_where_it_is(address: Address, text: str) -> None:
-    assert for_people(address) == text
+@pytest.mark.parametrize(("where", "text"), [("/a/b", "/a/b"), (1234, "127.0.0.1:1234"), (socket.socket, "papad")])
+def test_people_are_told_where_it_is(where: Address, text: str) -> None:
+    assert for_people(where) == text
 
 
 def test_a_path_a_port_and_a_function_connect(tmp_path: Path) -> None:
@@ -105,9 +105,58 @@ NOBODY: dict[str, tuple[str | int, str]] = {
 
 @pytest.mark.parametrize("what", NOBODY)
 def test_where_nobody_can_answer_it_says_why(what: str) -> None:
-    address, why = NOBODY[what]
+    where, why = NOBODY[what]
     with pytest.raises(Unreachable, match=f"papad does not answer .*{why}"):
-        connected(address, 5)
+        connected(where, 5)
+
+
+def open_to_all(folder: Path) -> None:
+    """Let other users come as far as this folder."""
+    for each in (folder, *folder.parents[:2]):
+        each.chmod(0o755)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("closed", ["s", "."])
+def test_who_may_not_connect_hears_whose_it_is(tmp_path: Path, closed: str) -> None:
+    """The group papad opens the system's papad only."""
+    open_to_all(tmp_path)
+    path, place = tmp_path / "s", (tmp_path / closed).resolve()
+
+    def stranger() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        with pytest.raises(Refused) as caught:
+            connected(str(path), 5)
+        assert str(caught.value) == f"no permission to talk to papad at {path}: {place} belongs to root"
+        assert not caught.value.membership
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        place.chmod(0o700)
+        assert in_child(stranger) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_members_of_the_group_may_use_that_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_to_all(tmp_path)
+    monkeypatch.setattr(address, "SYSTEM", str(tmp_path / "s"))
+
+    def stranger() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        with pytest.raises(Refused, match=r"; members of the group papad have it$") as caught:
+            connected(address.SYSTEM, 5)
+        assert caught.value.membership
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        (tmp_path / "s").chmod(0o660)
+        assert in_child(stranger) == 0
 
 
 def test_what_cannot_be_a_path_is_an_error() -> None:

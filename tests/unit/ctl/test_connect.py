@@ -13,7 +13,7 @@ import pytest
 
 from papad.ctl.connect import CannotConnect, Session, session_of
 from papad.ctl.parser import Usage
-from tests.support.papad import Daemon, no_new_fds
+from tests.support.papad import Daemon, in_child, no_new_fds
 from tests.unit.ctl.support import called
 
 
@@ -124,6 +124,31 @@ def test_who_answers_like_something_else_is_named(tmp_path: Path, answer: bytes,
     assert str(caught.value) == message.format(path=path)
     assert caught.value.hint.startswith(hint)
     assert bool(caught.value.hint) == bool(hint)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_socket_of_another_user_is_named_as_theirs(tmp_path: Path) -> None:
+    """No group opens it, so none is recommended."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    path = str(tmp_path / "s")
+
+    def stranger() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        with pytest.raises(CannotConnect) as caught:
+            Session(path).client()
+        expected = (
+            f"papad at {path} refused the connection: no permission to talk to papad at {path}: {path} belongs to root"
+        )
+        assert (str(caught.value), caught.value.hint) == (expected, "")
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        os.chmod(path, 0o600)
+        assert in_child(stranger) == 0
 
 
 @pytest.mark.parametrize(
