@@ -188,11 +188,37 @@ def _alone(address: str | int, deadline: float) -> Iterator[None]:
 def _lock_path(address: str | int) -> str:
     """Return the path of the lock file for this user and address.
 
-    It is in a directory that does not outlive a boot. Raises Error if none can be written to.
+    It is in a directory in which nobody else can make or hold it first. Raises Error if there is none.
     """
-    folders = [os.environ.get("XDG_RUNTIME_DIR"), "/run" if os.geteuid() == 0 else None, "/tmp"]
-    folder = next((folder for folder in folders if folder and os.access(folder, os.W_OK)), None)
-    if folder is None:
-        raise Error("cannot start papad: no folder for its lock can be written to; set XDG_RUNTIME_DIR to one")
     key = hashlib.sha256(str(address).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return f"{folder}/papad-start-{os.geteuid()}-{key}.lock"
+    return f"{_lock_folder()}/papad-start-{os.geteuid()}-{key}.lock"
+
+
+def _lock_folder() -> str:
+    uid = os.geteuid()
+    # XDG_RUNTIME_DIR may be another user's: sudo can keep it.
+    for folder in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}"):
+        if folder and _is_own(folder):
+            return folder
+    if uid == 0 and _is_own("/run", open_to_others=0o055):
+        return "/run"
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    for folder in (f"{state}/papad", f"/tmp/papad-{uid}"):
+        if os.path.isabs(folder):
+            with contextlib.suppress(OSError):
+                os.makedirs(folder, 0o700)
+            if _is_own(folder):
+                return folder
+    raise Error(
+        f"cannot start papad: {folder} must be a directory of this user's with mode 0700; set XDG_RUNTIME_DIR to one"
+    )
+
+
+def _is_own(folder: str, *, open_to_others: int = 0) -> bool:
+    """Return whether a directory is this user's, writable, and has no permissions for others but these."""
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return False
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and os.access(folder, os.W_OK)
+    return own and not status.st_mode & 0o077 & ~open_to_others

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +20,11 @@ from papad.client import autostart
 from papad.client.autostart import own_socket, start
 from papad.errors import Error, Refused
 from papad.version import FOLDER
-from tests.support.papad import no_new_fds
+from tests.support.papad import child_as, in_child, no_new_fds
 from tests.support.peer import Last, Peer
 from tests.support.waiting import wait_until
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 HELD = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX); print(flush=True); input()"
 
@@ -25,6 +32,7 @@ HELD = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcnt
 @pytest.fixture(autouse=True)
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The user's folder, where locks are, without a service manager."""
+    tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     return tmp_path
 
@@ -164,10 +172,119 @@ def test_who_waits_for_another_to_start_it_does_not_wait_for_ever(runtime: Path)
         pass
 
 
-def test_there_must_be_a_folder_for_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(Error, match=r"^cannot start papad: no folder for its lock .*; set XDG_RUNTIME_DIR to one$"):
-        autostart._lock_path("/a")
+def as_user(uid: int, home: Path, act: Callable[[], object], **environ: str) -> None:
+    """Run in a child of this user, with this home and environment."""
+
+    def child() -> None:
+        os.environ.pop("XDG_RUNTIME_DIR")
+        os.environ.pop("XDG_STATE_HOME", None)
+        os.environ |= {"HOME": str(home), **environ}
+        if uid != os.getuid():
+            os.setgroups([])
+            os.setgid(uid)
+            os.setuid(uid)
+        act()
+
+    assert in_child(child) == 0
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The home of a user who has no runtime directory."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, USER, USER)
+    return home
+
+
+USER, STRANGER = 64001, 64002
+OLD = "/tmp/papad-start-64001-"
+
+
+def held_by_stranger(path: str) -> None:
+    """What a stranger can do to a lock in /tmp."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    signal.pause()
+
+
+@only_root
+def test_a_stranger_cannot_keep_a_user_from_starting_it(home: Path, tmp_path: Path) -> None:
+    """The stranger has made, and holds, the lock that stood in /tmp once, and the folder that would be made there."""
+    address = str(tmp_path / "s")
+    old = Path(f"{OLD}{hashlib.sha256(address.encode()).hexdigest()[:16]}.lock")
+    folder = Path(f"/tmp/papad-{USER}")
+
+    def start_it() -> None:
+        with autostart._alone(address, soon()):
+            assert Path(autostart._lock_path(address)).parent == home / ".local/state/papad"
+            assert stat.S_IMODE((home / ".local/state/papad").stat().st_mode) == 0o700
+
+    def hinder() -> None:
+        os.mkdir(folder)
+        held_by_stranger(str(old))
+
+    try:
+        with child_as(STRANGER, hinder):
+            wait_until(old.exists, "the stranger was there first")
+            as_user(USER, home, start_it)
+    finally:
+        old.unlink()
+        folder.rmdir()
+
+
+@only_root
+@pytest.mark.parametrize("hinder", ["a folder", "a link", "nobody"])
+def test_who_has_no_home_gets_a_folder_in_tmp_unless_another_has_made_it(tmp_path: Path, hinder: str) -> None:
+    folder = Path(f"/tmp/papad-{USER}")
+
+    def start_it() -> None:
+        with no_new_fds():
+            if hinder == "nobody":
+                with autostart._alone("/a", soon()):
+                    assert os.listdir(folder) == [os.path.basename(autostart._lock_path("/a"))]
+                    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            else:
+                with pytest.raises(Error) as caught, autostart._alone("/a", soon()):
+                    pass
+                assert str(caught.value) == (
+                    f"cannot start papad: {folder} must be a directory of this user's with mode 0700;"
+                    " set XDG_RUNTIME_DIR to one"
+                )
+
+    try:
+        if hinder == "a folder":
+            folder.mkdir()
+        elif hinder == "a link":
+            (tmp_path / "theirs").mkdir(0o700)
+            os.chown(tmp_path / "theirs", USER, USER)
+            folder.symlink_to(tmp_path / "theirs")
+        as_user(USER, Path("/nonexistent"), start_it)
+    finally:
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
+
+
+@only_root
+@pytest.mark.parametrize(("owner", "mode"), [(USER, 0o755), (STRANGER, 0o700), (STRANGER, 0o777)])
+def test_a_runtime_directory_that_others_can_write_to_is_not_used(home: Path, owner: int, mode: int) -> None:
+    """As where sudo and su keep XDG_RUNTIME_DIR."""
+    theirs = home.parent / "theirs"
+    theirs.mkdir()
+    theirs.chmod(mode)
+    os.chown(theirs, owner, owner)
+    expected = {USER: home / ".local/state/papad", 0: Path("/run")}
+    for uid, folder in expected.items():
+
+        def start_it(folder: Path = folder) -> None:
+            assert Path(autostart._lock_path("/a")).parent == folder
+
+        as_user(uid, home, start_it, XDG_RUNTIME_DIR=str(theirs))
+    assert os.listdir(theirs) == []
 
 
 LOCKS = {
