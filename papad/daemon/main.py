@@ -27,8 +27,9 @@ from papad.daemon.output.capture import Capture
 from papad.daemon.paths import Paths
 from papad.daemon.peers import Peers, is_loopback
 from papad.daemon.server import MAX_CONNECTIONS, Server
+from papad.daemon.tables.nodes import bind_path
 from papad.daemon.tables.processes import Processes
-from papad.daemon.tables.sockets import Sockets, bind_path
+from papad.daemon.tables.sockets import Sockets
 from papad.daemon.tables.values import Values
 from papad.errors import Error
 from papad.protocol import wire

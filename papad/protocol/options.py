@@ -9,6 +9,7 @@ also needs a place in the client's pattern of a socket's line, because a path ma
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ TYPES = {
     "raw": socket.SOCK_RAW,
     "rdm": socket.SOCK_RDM,
 }
+_NO_ID = 2**32 - 1  # -1 of chown(2), which no user or group has
 
 
 def number(text: str) -> int:
@@ -56,6 +58,21 @@ def flag(text: str) -> bool:
     if text.lower() not in ("0", "1", "true", "false", "yes", "no"):
         raise ValueError("0 or 1")
     return text.lower() in ("1", "true", "yes")
+
+
+def mode(text: str) -> str:
+    """Parse the permissions of a file as chmod(1) takes them; return them as four octal digits."""
+    if not re.fullmatch("[0-7]{1,4}", text) or int(text, 8) > 0o777:
+        raise ValueError("an octal number from 0 to 0777, such as 0660")
+    return f"{int(text, 8):04o}"
+
+
+def owner(text: str) -> str:
+    """Parse who a file belongs to, as chown(1) takes it; return it with plain numbers. No name is looked up."""
+    parts = text.split(":")
+    if not any(parts) or len(parts) > 2 or any(part.isdecimal() and not 0 <= number(part) < _NO_ID for part in parts):
+        raise ValueError("USER, USER:GROUP, USER: or :GROUP, by name or number")
+    return ":".join(str(number(part)) if part.isdecimal() else part for part in parts)
 
 
 class SocketOption(NamedTuple):
@@ -116,6 +133,16 @@ SOCKET_OPTIONS = (
     ),
     SocketOption(
         "umask", whole(0, 0o777), "the umask with which the path is created", "UMASK", only="unix", octal=True
+    ),
+    SocketOption(
+        "mode", mode, "the permissions of the path, in octal as for chmod(1), such as 0660", "MODE", only="unix"
+    ),
+    SocketOption(
+        "owner",
+        owner,
+        "the owner of the path, as for chown(1): USER, USER:GROUP, USER: (with the user's group) or :GROUP",
+        "USER[:GROUP]",
+        only="unix",
     ),
     SocketOption(
         "host", str, "the address (default: 127.0.0.1 or ::1; with interface 0.0.0.0 or ::)", "ADDRESS", "inet"

@@ -34,7 +34,7 @@ _FAMILIES = {int(family): family.name[3:].lower() for family in socket.AddressFa
 _TYPES = {int(kind): kind.name[5:].lower() for kind in socket.SocketKind}
 _SOCKET = re.compile(
     r"(?P<name>.*?) family=(?P<family>\w+) type=(?P<type>\w+) backlog=(?P<backlog>\d+)"
-    r"(?: path=(?P<path>.*?)(?: umask=(?P<umask>\d+))?|"
+    r"(?: path=(?P<path>.*?)(?: umask=(?P<umask>\d+))?(?: mode=(?P<mode>[0-7]+))?(?: owner=(?P<owner>[\d:]+))?|"
     r" host=(?P<host>.*?) port=(?P<port>\d+)(?: interface=(?P<interface>.*?))?(?: reuseport=(?P<reuseport>1))?"
     r"(?P<others>(?: \w+=\S*)*?))"
     r"(?: fileno=(?P<fileno>\d+))?",
@@ -116,13 +116,18 @@ def make_socket(
     umask: int | None = None,
     interface: Text | None = None,
     reuseport: bool | None = None,
+    *,
+    mode: int | str | None = None,
+    owner: Text | int | None = None,
     **others: object,
 ) -> Request[dict[str, Any]]:
     """Make a socket, or return the existing one if it has the same options.
 
+    `mode` and `owner` are those of the path: 0o660 or "0660", and "USER", "USER:GROUP" or ":GROUP".
     `others` are options of papad by their names in the protocol; a flag is given as 1.
     """
-    options: dict[str, object] = {"backlog": backlog, **others}
+    octal = f"{mode:04o}" if isinstance(mode, int) else mode
+    options: dict[str, object] = {"backlog": backlog, "mode": octal, "owner": owner, **others}
     if family is not None:
         options["family"] = _known(_FAMILIES, family, "socket family")
     if socket_type is not None:

@@ -25,7 +25,7 @@ import papad as package
 from papad import Error, Papa, Refused, TimedOut, Unreachable, Watcher, aio
 from papad.client import autostart as start
 from papad.client.connection import Client
-from papad.daemon.tables.sockets import bind_path
+from papad.daemon.tables.nodes import bind_path
 from tests.client.relay import Relay
 from tests.client.test_start import papads
 from tests.original.servers import Server, free_port

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import signal
 import stat
 import statistics
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from papad import __version__
+from papad import Papa, __version__
 from tests.ctl.support import Papactl, environment, interrupted, line_of, papactl
 from tests.support.papad import Daemon
 
@@ -42,6 +44,34 @@ def test_every_socket_option(ctl: Papactl, tmp_path: Path) -> None:
     assert "host=127.0.0.2" in made
     assert "reuseport=1" in made
     assert "interface=lo" in ctl.out("make", "socket", "l", "--interface", "lo")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_socket_for_the_web_server_alone(ctl: Papactl, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    user = pwd.getpwnam("www-data")
+    words = ["make", "socket", "u", "--path", path, "--mode", "0660", "--owner", "www-data:"]
+    made = ctl.out(*words)
+    assert f" path={path} mode=0660 owner={user.pw_uid}:{user.pw_gid} fileno=" in made
+    status = os.stat(path)
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o660, user.pw_uid, user.pw_gid)
+    os.kill(ctl.daemon.pid, signal.SIGKILL)
+    assert ctl.out("list", "sockets", "u") == made
+    assert ctl.out(*words) == made
+    assert ctl.out("make", "socket", "u", f"path={path}", "mode=660", f"owner={user.pw_uid}:{user.pw_gid}") == made
+    assert "  mode: 0660\n" in ctl.out("describe", "sockets", "u")
+    (found,) = ctl.json("describe", "sockets", "u", "--json")
+    assert (found["mode"], found["owner"]) == ("0660", f"{user.pw_uid}:{user.pw_gid}")
+    with Papa(ctl.daemon.path) as papa:
+        assert papa.make_socket("u", path=path, mode=0o660, owner="www-data:") == papa.list_sockets("u")["u"]
+    assert ctl("make", "socket", "u", "--path", path, "--mode", "660").err.startswith(
+        f"papactl: Socket for u has already been created - {made.rstrip()}"
+    )
+    assert ctl("make", "socket", "v", "--path", path, "--mode", "0680").err == (
+        'papactl: mode must be an octal number from 0 to 0777, such as 0660, not "0680"\n'
+    )
+    ctl.out("remove", "socket", "u")
+    assert not os.path.exists(path)
 
 
 def test_a_process_gets_exactly_what_was_said(ctl: Papactl) -> None:

@@ -12,7 +12,7 @@ from papad.daemon.commands.table import GRAMMAR
 from papad.daemon.durable.homes import Homes
 from papad.daemon.durable.store import opened_store
 from papad.daemon.nursery.spawner import Spawner
-from papad.daemon.tables.sockets import Socket, Sockets, specify
+from papad.daemon.tables.sockets import Socket, Sockets, has_names, look_up, specify
 from papad.daemon.tables.values import Values
 from tests.support.papad import FdStore
 
@@ -84,7 +84,8 @@ class SocketsHome(StoreHome):
     def make(self, line: str) -> Socket:
         """As `make socket` would: the options are those of the command table."""
         name, options = parse(line)
-        return self.sockets.make(name, specify(options))
+        spec = specify(options)
+        return self.sockets.make(name, *(look_up(spec) if has_names(spec) else (spec,)))
 
     def remove(self, *patterns: str) -> None:
         """As `remove sockets` would."""

@@ -22,7 +22,7 @@ from papad.daemon.tables.launch import parse_names, parse_size, specify
 from papad.daemon.tables.lookups import aside
 from papad.daemon.tables.process import Process
 from papad.daemon.tables.processes import Processes
-from papad.daemon.tables.sockets import Sockets, is_numeric, resolve
+from papad.daemon.tables.sockets import Sockets, has_names, look_up
 from papad.daemon.tables.sockets import Spec as SocketSpec
 from papad.daemon.tables.sockets import specify as specify_socket
 from papad.daemon.tables.values import Values
@@ -98,13 +98,13 @@ def list_values(tables: Tables, given: Arguments) -> str:
 
 def make_socket(tables: Tables, given: Arguments) -> str | Coroutine[Any, Any, str]:
     spec = specify_socket(given.options)
-    if spec.host and not is_numeric(spec.host):
+    if has_names(spec):
         return _make_named_socket(tables, given.name, spec)
     return _list([str(tables.sockets.make(given.name, spec))])
 
 
 async def _make_named_socket(tables: Tables, name: str, spec: SocketSpec) -> str:
-    return _list([str(tables.sockets.make(name, spec, await aside(resolve, spec)))])
+    return _list([str(tables.sockets.make(name, *await aside(look_up, spec)))])
 
 
 async def make_process(tables: Tables, given: Arguments) -> str | Watching:

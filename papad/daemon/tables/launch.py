@@ -201,18 +201,16 @@ def _user(text: str) -> int | None:
     except (KeyError, OverflowError):
         raise Error(f"{text!r} is not a valid user id") from None
     except ValueError:
-        pass
-    try:
-        return pwd.getpwnam(text).pw_uid
-    except (KeyError, ValueError):
-        raise Error(f"{text!r} is not a valid user name") from None
+        return lookups.user_named(text).pw_uid
 
 
 def _group(text: str) -> int | None:
     if not text:
         return None
+    if not text.isdecimal():
+        return lookups.group_named(text)
     try:
-        return grp.getgrgid(int(text)).gr_gid if text.isdecimal() else grp.getgrnam(text).gr_gid
+        return grp.getgrgid(int(text)).gr_gid
     except (KeyError, ValueError, OverflowError):
         raise Error(f"No such group: {text!r}") from None
 

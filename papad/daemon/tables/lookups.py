@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import grp
 import os
+import pwd
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -68,3 +70,36 @@ def groups_of(user: str, gid: int) -> list[int]:
         if _libc.getgrouplist(os.fsencode(user), ctypes.c_uint32(gid), groups, ctypes.byref(count)) >= 0:
             return groups[: count.value]
         size = max(count.value, 2 * size)
+
+
+def user_named(name: str) -> pwd.struct_passwd:
+    """Return the entry of a user. Raises Error."""
+    try:
+        return pwd.getpwnam(name)
+    except (KeyError, ValueError):
+        raise Error(f"{name!r} is not a valid user name") from None
+
+
+def group_named(name: str) -> int:
+    """Return the number of a group. Raises Error."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise Error(f"No such group: {name!r}") from None
+
+
+def owner(text: str) -> str:
+    """Return USER, USER:GROUP, USER: or :GROUP by numbers; USER: adds the user's own group, as in chown(1).
+
+    Raises Error.
+    """
+    user, colon, group = text.partition(":")
+    uid = user if not user or user.isdecimal() else str(user_named(user).pw_uid)
+    if group:
+        return f"{uid}:{group if group.isdecimal() else group_named(group)}"
+    if not colon:
+        return uid
+    try:
+        return f"{uid}:{pwd.getpwuid(int(uid)).pw_gid}"
+    except KeyError:
+        raise Error(f"User {uid} has no group of its own; write owner={uid}:GROUP") from None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import ipaddress
 import logging
 import os
+import re
 import socket
-import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 from papad.daemon.durable.homes import Homes
 from papad.daemon.durable.store import Store, rebuilt, recorded
 from papad.daemon.durable.systemd import socket_entry
+from papad.daemon.tables import lookups
+from papad.daemon.tables.nodes import Node, Owner, bind_path, unlink
 from papad.daemon.tables.patterns import select
 from papad.errors import Error
 from papad.protocol.options import FAMILIES, SOCKET_OPTIONS, TYPES
@@ -37,6 +38,10 @@ class Spec:
     backlog: int
     path: str | None = None
     umask: int | None = None
+    mode: str | None = None
+    """In octal."""
+    owner: str | None = None
+    """USER[:GROUP] or :GROUP, by numbers once `look_up` has found them."""
     host: str | None = None
     port: int | None = None
     interface: str | None = None
@@ -67,7 +72,7 @@ class Socket:
     spec: Spec
     fileno: int
     sock: socket.socket
-    node: tuple[int, int] | None = None  # device and inode of the path, to unlink only our own
+    node: Node | None = None  # of the path
 
     def __str__(self) -> str:
         pairs = [f"{key}={value}" for key, value in self.spec.pairs.items() if value is not None]
@@ -141,10 +146,10 @@ class Sockets:
         while str(fileno) in used:
             fileno += 1
         with contextlib.ExitStack() as cleanup_on_fail:
-            sock = _open(spec, address, cleanup_on_fail)
+            sock, node = _open(spec, address, cleanup_on_fail)
             if spec.port is not None and not spec.port:
                 spec = replace(spec, port=sock.getsockname()[1])
-            made = Socket(name, spec, fileno, sock, _node(spec.path))
+            made = Socket(name, spec, fileno, sock, node)
             self._homes.hold(made.held_as, sock.fileno())
             cleanup_on_fail.callback(self._homes.drop, made.held_as)
             fields = {"spec": recorded(spec), "fileno": fileno, "node": made.node, "fds": [made.held_as]}
@@ -168,7 +173,7 @@ class Sockets:
             self._store.erase(_KEY + name)
             del self._sockets[name]
             self._homes.drop(removed.held_as)
-            _unlink(removed.spec.path, removed.node)
+            unlink(removed.spec.path, removed.node)
             removed.sock.close()
             log.info("removed socket %s", name, extra={"PAPAD_NAME": name})
         await self._homes.barrier()
@@ -176,7 +181,7 @@ class Sockets:
     def unlink(self) -> None:
         """Unlink all paths: papad ends, and nothing holds its sockets."""
         for each in self:
-            _unlink(each.spec.path, each.node)
+            unlink(each.spec.path, each.node)
 
     def select(self, patterns: list[str], *, required: bool = False) -> list[Socket]:
         """Return the sockets that match, sorted by name.
@@ -203,7 +208,10 @@ def specify(options: dict[str, Any]) -> Spec:
         wrong = [each.name for each in SOCKET_OPTIONS if each.only == "inet" and options.get(each.name)]
         if wrong:
             raise Error(f"A Unix socket has no {wrong[0]}; leave {wrong[0]}= out")
-        return replace(spec, path=path, umask=options.get("umask"))
+        mode, umask = options.get("mode"), options.get("umask")
+        if mode is not None and umask is not None:
+            raise Error("mode= and umask= both say who may connect; leave one of them out")
+        return replace(spec, path=path, umask=umask, mode=mode, owner=options.get("owner"))
     if path:
         raise Error("path is for Unix sockets; leave out family= or path=")
     wrong = [each.name for each in SOCKET_OPTIONS if each.only == "unix" and options.get(each.name) not in (None, "")]
@@ -228,35 +236,48 @@ def clone(of: Socket) -> socket.socket:
     """
     with contextlib.ExitStack() as cleanup_on_fail:
         # A name is not looked up again. An address is: for a reserved datagram socket, that of the socket is another.
-        address = of.sock.getsockname() if of.spec.host and not is_numeric(of.spec.host) else None
+        address = of.sock.getsockname() if of.spec.host and not _is_numeric(of.spec.host) else None
         sock = _bound(of.spec, address, cleanup_on_fail)
         _listen(sock, of.spec)
         cleanup_on_fail.pop_all()
         return sock
 
 
-def _open(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
+def _open(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> tuple[socket.socket, Node | None]:
     """Open a socket as `spec` says; `cleanup_on_fail` undoes all of it. Raises Error."""
-    sock = _bound(spec, address, cleanup_on_fail)
+    node = None
+    if spec.path:
+        sock = _unbound(spec, cleanup_on_fail)
+        mode = None if spec.mode is None else int(spec.mode, 8)
+        node = bind_path(sock, spec.path, spec.umask, mode=mode, owner=_ids(spec.owner))
+        cleanup_on_fail.callback(unlink, spec.path, node)
+    else:
+        sock = _bound(spec, address, cleanup_on_fail)
     if spec.reuseport:
         _reserve(sock, spec)
     else:
         _listen(sock, spec)
-    return sock
+    return sock, node
 
 
-def _bound(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
+def _ids(owner: str | None) -> Owner:
+    uid, _, gid = (owner or "").partition(":")
+    return int(uid or -1), int(gid or -1)
+
+
+def _unbound(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
     try:
         sock = socket.socket(FAMILIES[spec.family], TYPES[spec.type])
     except OSError as error:
         raise Error(f"Cannot make a {spec.family} socket of type {spec.type}: {error.strerror}") from None
     cleanup_on_fail.callback(sock.close)
     _set(sock, spec.sockopts)
-    if spec.path:
-        bind_path(sock, spec.path, spec.umask)
-        cleanup_on_fail.callback(_unlink, spec.path, _node(spec.path))
-        return sock
-    address = address or resolve(spec)
+    return sock
+
+
+def _bound(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
+    sock = _unbound(spec, cleanup_on_fail)
+    address = address or _resolve(spec)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if spec.reuseport:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -305,8 +326,21 @@ def _reserve(sock: socket.socket, spec: Spec) -> None:
             raise Error(f"Cannot reserve {spec.host}:{spec.port}: {error.strerror}; is the interface up?") from None
 
 
-def is_numeric(host: str) -> bool:
-    """Return whether a host is an address, which need not be looked up."""
+def has_names(spec: Spec) -> bool:
+    """Return whether it has a host or an owner by name, which `look_up` has to find first."""
+    return bool(
+        (spec.host and not _is_numeric(spec.host)) or (spec.owner and not re.fullmatch(r"\d*(:\d+)?", spec.owner))
+    )
+
+
+def look_up(spec: Spec) -> tuple[Spec, Any]:
+    """Return the spec with its owner by numbers, and the address of its host. Raises Error. It may take long."""
+    if spec.path:
+        return (replace(spec, owner=lookups.owner(spec.owner)) if spec.owner else spec), None
+    return spec, _resolve(spec)
+
+
+def _is_numeric(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -314,8 +348,7 @@ def is_numeric(host: str) -> bool:
     return True
 
 
-def resolve(spec: Spec) -> Any:
-    """Return the address to bind a socket to. Raises Error. It may take long if the host is a name."""
+def _resolve(spec: Spec) -> Any:
     try:
         found = socket.getaddrinfo(
             spec.host, spec.port, FAMILIES[spec.family], TYPES[spec.type], flags=socket.AI_PASSIVE
@@ -333,73 +366,3 @@ def _bind_to_interface(sock: socket.socket, interface: str) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
     except OSError as error:
         raise Error(f"Cannot bind to interface {interface}: {error.strerror}") from None
-
-
-def bind_path(sock: socket.socket, path: str, umask: int | None) -> None:
-    """Bind a Unix socket to a path, replacing a stale socket file. Raises Error."""
-    _remove_stale(path, sock.type)
-    old = os.umask(umask) if umask is not None else None
-    try:
-        sock.bind(path)
-    except (OSError, ValueError) as error:
-        raise Error(f"Bind failed: {error}") from None
-    finally:
-        if old is not None:
-            os.umask(old)
-
-
-@contextlib.contextmanager
-def _folder(path: str) -> Iterator[tuple[int, str]]:
-    """Open the folder of a path, and give it together with the name in it.
-
-    What is looked at and then unlinked is in one and the same folder that way, whatever the owner of
-    one above it makes of the path meanwhile (symlink(7), openat(2)).
-    """
-    parent, name = os.path.split(path)
-    folder = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield folder, name
-    finally:
-        os.close(folder)
-
-
-def _remove_stale(path: str, kind: int) -> None:
-    """Unlink a socket file that no process serves; leave anything else alone. Raises Error."""
-    with contextlib.ExitStack() as opened:
-        try:
-            folder, name = opened.enter_context(_folder(path))
-            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-        except OSError:
-            return  # nothing there, or bind will report the error
-        if not stat.S_ISSOCK(mode):
-            raise Error(f"Bind failed: {path} exists and is not a socket; it is left alone")
-        probe = opened.enter_context(socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK))
-        try:
-            probe.connect(f"/proc/self/fd/{folder}/{name}")
-        except ConnectionRefusedError:
-            try:
-                os.unlink(name, dir_fd=folder)
-            except OSError as why:
-                raise Error(f"Bind failed: the stale socket at {path} cannot be replaced: {why.strerror}") from None
-            return
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                return
-    raise Error(f"Bind failed: {path} is in use by another socket")
-
-
-def _node(path: str | None) -> tuple[int, int] | None:
-    if path is None:
-        return None
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino
-
-
-def _unlink(path: str | None, node: tuple[int, int] | None) -> None:
-    """Remove the path of a Unix socket, unless it has been replaced."""
-    if path is None:
-        return
-    with contextlib.suppress(OSError), _folder(path) as (folder, name):
-        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if (status.st_dev, status.st_ino) == node:
-            os.unlink(name, dir_fd=folder)

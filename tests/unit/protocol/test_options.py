@@ -12,7 +12,7 @@ import pytest
 
 import papad
 from papad import Papa
-from papad.protocol.options import SOCKET_OPTIONS, SocketOption
+from papad.protocol.options import SOCKET_OPTIONS, SocketOption, mode, owner
 from tests.support.waiting import wait_until
 
 DECLARED = """
@@ -76,3 +76,34 @@ def test_help_is_written_for_the_protocol_and_for_papactl(option: SocketOption) 
     for text in (option.help, option.papactl_help):
         assert option.description in text
         assert text.startswith(f"{option.only}: ") or not option.only
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", "0000"), ("660", "0660"), ("0777", "0777"), ("0007", "0007")])
+def test_a_mode_is_octal(text: str, value: str) -> None:
+    assert mode(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "8", "01000", "1777", "00660", "0o660", "-1", "rw", "\u0663"])
+def test_what_is_no_mode_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="an octal number from 0 to 0777, such as 0660"):
+        mode(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("a", "a"), ("a:b", "a:b"), ("a:", "a:"), (":b", ":b"), ("007:08", "7:8"), ("\u0663", "3")]
+)
+def test_an_owner_has_plain_numbers(text: str, value: str) -> None:
+    assert owner(text) == value
+
+
+@pytest.mark.parametrize("text", ["", ":", "a:b:c", "4294967295", ":4294967295", "9" * 5000])
+def test_what_is_no_owner_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="USER, USER:GROUP, USER: or :GROUP, by name or number"):
+        owner(text)
+
+
+def test_help_says_which_of_mode_and_umask_is_octal() -> None:
+    """umask is decimal in the protocol, as in the original, and octal for papactl; mode is octal for both."""
+    told = {option.name: (option.help, option.papactl_help) for option in SOCKET_OPTIONS}
+    assert ["octal" in text for text in told["umask"]] == [False, True]
+    assert ["octal" in text for text in told["mode"]] == [True, True]

@@ -28,6 +28,12 @@ LINES: list[tuple[Request[Any], bytes]] = [
     (r.make_socket("s", reuseport=False, socket_type=socket.SOCK_DGRAM), b"make socket s type=dgram"),
     (r.make_socket("s", interface="lo", v6only=1, port=5), b"make socket s v6only=1 port=5 interface=lo"),
     (r.make_socket("s", "not this", path=Path("/a b"), umask=0), b"make socket s path=/a%20b umask=0"),
+    (
+        r.make_socket("s", path="/a", mode=0o660, owner=":adm"),
+        b"make socket s mode=0660 owner=:adm path=/a",
+    ),
+    (r.make_socket("s", path="/a", mode="660", owner=33), b"make socket s mode=660 owner=33 path=/a"),
+    (r.make_socket("s", mode=0), b"make socket s mode=0000"),
     (r.set_value("a", " x\n"), b"set a %20x%0A"),
     (r.set_value("a=b", 5), b"set a%3Db 5"),
     (r.set_value("a"), b"set a"),
@@ -66,6 +72,7 @@ ANSWERS: dict[str, tuple[Request[Any], str, object]] = {
     "sockets": (
         r.list_sockets(),
         "a b family=unix type=dgram backlog=5 path=/a b umask=18 fileno=64\n"
+        "m family=unix type=stream backlog=5 path=/m mode=0660 owner=33:4 fileno=66\n"
         "c family=inet6 type=stream backlog=0 host=::1 port=80 interface=lo reuseport=1 v6only=1",
         {
             "a b": {
@@ -75,6 +82,15 @@ ANSWERS: dict[str, tuple[Request[Any], str, object]] = {
                 "path": "/a b",
                 "umask": "18",
                 "fileno": 64,
+            },
+            "m": {
+                "family": "unix",
+                "type": "stream",
+                "backlog": 5,
+                "path": "/m",
+                "mode": "0660",
+                "owner": "33:4",
+                "fileno": 66,
             },
             "c": {
                 "family": "inet6",

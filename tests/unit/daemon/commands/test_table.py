@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import os
+import pwd
 import re
 from dataclasses import replace
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -259,6 +263,28 @@ def test_a_process_is_made_with_its_options_and_watched_at_once_if_that_is_asked
     assert first_line == text
     assert output.replace("\n", "") == "berr"
     assert code == 7
+
+
+def test_the_owner_of_a_socket_is_looked_up_aside_if_it_is_a_name(
+    tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    original = pwd.getpwnam
+
+    def named(name: str) -> pwd.struct_passwd:
+        threads.append(threading.current_thread().name)
+        return original(name)
+
+    monkeypatch.setattr(pwd, "getpwnam", named)
+    user = pwd.getpwuid(os.getuid()).pw_name
+    line = "make socket {} path={}/{} owner={}"
+    made = called(tables, line.format("one", tmp_path, "one", user))
+    assert f" owner={os.getuid()} " in made
+    assert threads == ["look-up"]
+    assert f" owner={os.getuid()} " in call(tables, line.format("two", tmp_path, "two", os.getuid())), "at once"
+    with pytest.raises(Error, match=r"^'nosuchuser' is not a valid user name$"):
+        called(tables, line.format("three", tmp_path, "three", "nosuchuser"))
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
 
 
 def test_every_command_is_called_here() -> None:

@@ -86,6 +86,7 @@ def test_records_of_format_1_are_understood_for_ever(written: Callable[..., int]
     }
     assert rebuilt(Spec, process["spec"]) == Spec(["/bin/cat"], {"A": "b"}, {}, bufsize=1 << 20)
     assert rebuilt(SocketSpec, entries["socket:x"]["spec"]) == SocketSpec("unix", "stream", 5, path="/run/x", umask=18)
+    assert recorded(SocketSpec("unix", "stream", 5, path="/run/x", umask=18)) == entries["socket:x"]["spec"]
     assert found.names == {"out-1712000000000", "err-1712000000000", "socket-64-web", "socket-65-x"}
 
 

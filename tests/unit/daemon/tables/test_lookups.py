@@ -11,7 +11,7 @@ import time
 import pytest
 
 from papad.daemon.tables import lookups
-from papad.daemon.tables.lookups import aside, groups_of
+from papad.daemon.tables.lookups import aside, groups_of, owner
 from papad.errors import Error
 from tests.support.waiting import wait_until
 
@@ -53,6 +53,39 @@ def test_the_groups_of_a_user_are_those_that_the_system_knows() -> None:
     for entry in pwd.getpwall():
         assert sorted(groups_of(entry.pw_name, entry.pw_gid)) == sorted(os.getgrouplist(entry.pw_name, entry.pw_gid))
     assert groups_of("nobody", 4711)[0] == 4711
+
+
+WWW = pwd.getpwnam("www-data")
+OWNERS = {
+    "www-data": f"{WWW.pw_uid}",
+    "www-data:": f"{WWW.pw_uid}:{WWW.pw_gid}",
+    f"{WWW.pw_uid}:": f"{WWW.pw_uid}:{WWW.pw_gid}",
+    "www-data:root": f"{WWW.pw_uid}:0",
+    "www-data:4711": f"{WWW.pw_uid}:4711",
+    "4711:root": "4711:0",
+    "4711": "4711",
+    ":root": ":0",
+    ":4711": ":4711",
+}
+
+
+@pytest.mark.parametrize("text", OWNERS)
+def test_an_owner_is_found_as_by_chown(text: str) -> None:
+    assert owner(text) == OWNERS[text]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("nosuchuser:root", "'nosuchuser' is not a valid user name"),
+        ("root:nosuchgroup", "No such group: 'nosuchgroup'"),
+        ("4711:", "User 4711 has no group of its own; write owner=4711:GROUP"),
+    ],
+)
+def test_an_owner_that_is_not_there_is_named(text: str, why: str) -> None:
+    with pytest.raises(Error) as caught:
+        owner(text)
+    assert str(caught.value) == why
 
 
 def test_there_are_only_so_many_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pwd
+import re
 import socket
 import stat
 from collections.abc import Iterator
@@ -14,11 +16,14 @@ from typing import Any
 import pytest
 
 from papad.daemon.tables import sockets as module
+from papad.daemon.tables.nodes import bind_path
 from papad.daemon.tables.sockets import FIRST_FILENO
 from papad.errors import Error
 from tests.support.homes import SocketsHome as Home
 from tests.support.homes import StoreHome
 from tests.support.papad import in_child, no_new_fds
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +66,29 @@ def test_the_line_of_a_unix_socket_and_its_umask(home: Home, tmp_path: Path) -> 
     assert os.umask(0o027) == 0o027
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
+    home.remove("x")
+    assert not path.exists()
+
+
+@only_root
+def test_the_line_of_a_unix_socket_with_mode_and_owner_and_that_a_restart_keeps_both(
+    home: Home, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.sock"
+    user = pwd.getpwnam("www-data")
+    made = home.make(f"x path={path} mode=660 owner=www-data:")
+    line = f"x family=unix type=stream backlog=5 path={path} mode=0660 owner={user.pw_uid}:{user.pw_gid} fileno=64"
+    assert str(made) == line
+    status = path.stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (0o660, user.pw_uid, user.pw_gid)
+    home.restart()
+    assert home.sockets.lines([]) == [line]
+    again = home.sockets.get("x")
+    for words in ("mode=0660 owner=www-data:www-data", f"mode=0660 owner=0{user.pw_uid}:", "mode=660 owner=www-data:"):
+        assert home.make(f"x path={path} {words}") is again, "a name and a number mean the same user"
+    for words in ("mode=0600 owner=www-data:", "mode=0660 owner=www-data", "mode=0660", "owner=www-data:", "umask=7"):
+        with pytest.raises(Error, match=f"Socket for x has already been created - {re.escape(line)}"):
+            home.make(f"x path={path} {words}")
     home.remove("x")
     assert not path.exists()
 
@@ -118,6 +146,19 @@ REFUSED = {
     "x path=/tmp/x\0y umask=7": "Error|path|NUL|Bind failed",
     "x host=127.0.0.1\0x": "Cannot resolve host|NUL",
     "x interface=lo\0": "There is no interface|NUL",
+    "x path=/tmp/never mode=0660 umask=7": "mode= and umask= both say who may connect; leave one of them out",
+    "x path=/tmp/never mode=0860": 'mode must be an octal number from 0 to 0777, such as 0660, not "0860"',
+    "x path=/tmp/never mode=1777": "mode must be an octal number from 0 to 0777",
+    "x path=/tmp/never mode=": "mode must be an octal number from 0 to 0777",
+    "x path=/tmp/never owner=:": "owner must be USER, USER:GROUP, USER: or :GROUP, by name or number, not",
+    "x path=/tmp/never owner=a:b:c": "owner must be USER, USER:GROUP",
+    "x path=/tmp/never owner=4294967295": "owner must be USER, USER:GROUP",
+    "x path=/tmp/never owner=nosuchuser": "'nosuchuser' is not a valid user name",
+    "x path=/tmp/never owner=-1": "'-1' is not a valid user name",
+    "x path=/tmp/never owner=:nosuchgroup": "No such group: 'nosuchgroup'",
+    "x path=/tmp/never owner=4711:": "User 4711 has no group of its own; write owner=4711:GROUP",
+    "x mode=0660": "mode is for Unix sockets; leave it out or give a path=",
+    "x owner=nobody": "owner is for Unix sockets; leave it out or give a path=",
     "x type=rdm path=/tmp/never": "Cannot make a unix socket of type rdm",
 }
 
@@ -212,7 +253,7 @@ def test_a_stale_socket_that_may_not_be_unlinked_is_one_clear_error(tmp_path: Pa
     def stranger() -> None:
         os.setuid(65534)
         with pytest.raises(Error, match="Bind failed"), socket.socket(socket.AF_UNIX) as mine:
-            module.bind_path(mine, path, None)
+            bind_path(mine, path, None)
 
     assert in_child(stranger) == 0
     assert os.path.exists(path)
