@@ -98,7 +98,7 @@ class Peers:
     def refusal(self, peer: Peer) -> str:
         """Return what a peer is told that may not talk to papad."""
         if os.geteuid() == 0:
-            return f"{peer} may not talk to papad; be root, or a member of the group {MANAGERS} (to look: {VIEWERS})"
+            return f"{peer} may not talk to papad; be root, in the group {VIEWERS} to look, or a member of the group {MANAGERS}"
         return f"{peer} may not talk to the papad of another user"
 
     def has_read_all(self, sock: socket.socket, sent: int) -> bool:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -24,6 +25,14 @@ WELCOME = b'Papa is home. Type "help" for commands.\n> '
 REPOSITORY = Path(__file__).resolve().parents[2]
 _CHILD_SECONDS = 120
 _socketpair = socket.socketpair
+
+
+def open_to_all(folder: Path) -> None:
+    """Let other users come as far as this folder; pytest closes its own."""
+    for each in (folder, *folder.parents):
+        if each == Path(tempfile.gettempdir()):
+            break
+        each.chmod(0o755)
 
 
 def open_fds(pid: int | str = "self") -> dict[int, str]:

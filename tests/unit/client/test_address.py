@@ -13,7 +13,7 @@ import pytest
 from papad.client import address
 from papad.client.address import DEFAULT_PORT, Address, connected, find, for_people, usual_paths
 from papad.errors import ConnectionLost, Error, Refused, Unreachable
-from tests.support.papad import in_child, no_new_fds
+from tests.support.papad import in_child, no_new_fds, open_to_all
 
 
 @pytest.fixture(autouse=True)
@@ -108,12 +108,6 @@ def test_where_nobody_can_answer_it_says_why(what: str) -> None:
     where, why = NOBODY[what]
     with pytest.raises(Unreachable, match=f"papad does not answer .*{why}"):
         connected(where, 5)
-
-
-def open_to_all(folder: Path) -> None:
-    """Let other users come as far as this folder."""
-    for each in (folder, *folder.parents[:2]):
-        each.chmod(0o755)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -20,7 +20,7 @@ from papad.client import autostart
 from papad.client.autostart import own_socket, start
 from papad.errors import Error, Refused
 from papad.version import FOLDER
-from tests.support.papad import child_as, in_child, no_new_fds
+from tests.support.papad import child_as, in_child, no_new_fds, open_to_all
 from tests.support.peer import Last, Peer
 from tests.support.waiting import wait_until
 
@@ -191,16 +191,17 @@ def as_user(uid: int, home: Path, act: Callable[[], object], **environ: str) -> 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """The home of a user who has no runtime directory."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_to_all(tmp_path)
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, USER, USER)
     return home
 
 
-USER, STRANGER = 64001, 64002
-OLD = "/tmp/papad-start-64001-"
+# Of each worker of xdist others, for what is in /tmp goes by them.
+USER = 64000 + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+STRANGER = USER + 1
+OLD = f"/tmp/papad-start-{USER}-"
 
 
 def held_by_stranger(path: str) -> None:
@@ -270,7 +271,11 @@ def test_who_has_no_home_gets_a_folder_in_tmp_unless_another_has_made_it(tmp_pat
 
 
 @only_root
-@pytest.mark.parametrize(("owner", "mode"), [(USER, 0o755), (STRANGER, 0o700), (STRANGER, 0o777)])
+@pytest.mark.parametrize(
+    ("owner", "mode"),
+    [(USER, 0o755), (STRANGER, 0o700), (STRANGER, 0o777)],
+    ids=["theirs, open", "another's", "another's, open"],
+)
 def test_a_runtime_directory_that_others_can_write_to_is_not_used(home: Path, owner: int, mode: int) -> None:
     """As where sudo and su keep XDG_RUNTIME_DIR."""
     theirs = home.parent / "theirs"

@@ -13,7 +13,7 @@ import pytest
 
 from papad.ctl.connect import CannotConnect, Session, session_of
 from papad.ctl.parser import Usage
-from tests.support.papad import Daemon, in_child, no_new_fds
+from tests.support.papad import Daemon, in_child, no_new_fds, open_to_all
 from tests.unit.ctl.support import called
 
 
@@ -107,7 +107,7 @@ def test_a_session_keeps_its_connection_until_it_is_lost(papad: Daemon) -> None:
         (b"", "{path} is not answering like papad; is another program listening there?", ""),
         (b"HTTP/1.0 400 Bad", "{path} is not answering like papad; is another program listening there?", ""),
         (
-            b"Error: x may not talk to papad; be root, or a member of the group papad\n> ",
+            b"Error: x may not talk to papad; be root, in the group papad-view to look, or a member of the group papad\n> ",
             "no permission to talk to papad at {path}",
             "Only root and members of the group papad",
         ),
@@ -129,8 +129,7 @@ def test_who_answers_like_something_else_is_named(tmp_path: Path, answer: bytes,
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_the_socket_of_another_user_is_named_as_theirs(tmp_path: Path) -> None:
     """No group opens it, so none is recommended."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_to_all(tmp_path)
     path = str(tmp_path / "s")
 
     def stranger() -> None:

@@ -8,8 +8,8 @@ import json
 import os
 import pwd
 import re
-from dataclasses import replace
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

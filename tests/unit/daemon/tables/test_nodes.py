@@ -18,7 +18,7 @@ import pytest
 
 from papad.daemon.tables.nodes import bind_path, unlink
 from papad.errors import Error
-from tests.support.papad import child_as, dies_at, in_child, no_new_fds
+from tests.support.papad import child_as, dies_at, in_child, no_new_fds, open_to_all
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, or become another user")
 USER = 64001
@@ -27,8 +27,7 @@ USER = 64001
 @pytest.fixture(autouse=True)
 def nothing_but_files_is_left(tmp_path: Path) -> Iterator[None]:
     """Neither a descriptor nor another umask."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_to_all(tmp_path)
     before = os.umask(0o027)
     with no_new_fds():
         yield

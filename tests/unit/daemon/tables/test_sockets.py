@@ -21,7 +21,7 @@ from papad.daemon.tables.sockets import FIRST_FILENO
 from papad.errors import Error
 from tests.support.homes import SocketsHome as Home
 from tests.support.homes import StoreHome
-from tests.support.papad import in_child, no_new_fds
+from tests.support.papad import in_child, no_new_fds, open_to_all
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -246,9 +246,7 @@ def test_a_stale_socket_that_may_not_be_unlinked_is_one_clear_error(tmp_path: Pa
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(path)
     os.chmod(path, 0o777)
-    os.chmod(tmp_path, 0o755)
-    for folder in tmp_path.parents[:2]:
-        os.chmod(folder, 0o755)
+    open_to_all(tmp_path)
 
     def stranger() -> None:
         os.setuid(65534)
