@@ -70,6 +70,10 @@ _ANSWERS = (
         "Use a number or infinity. To set soft and hard limits apart, lower the soft one with prlimit(1)",
     ),
     (
+        r"was removed and still runs \(pid (\d+)\)",
+        "papad never stops a process. To end it: kill {0}",
+    ),
+    (
         "Process for (.*) has already been created",
         "The name is free once the process has ended and was watched to its end, or is removed: papactl remove processes {0}",
     ),

@@ -69,6 +69,11 @@ _PROCESS_OPTIONS = (
         completes="sockets",
     ),
     Option("journal", "also forward each line to the journal", protocol="journal"),
+    Option(
+        "again",
+        "start it anew if the process of that name has ended; its output that nobody has acknowledged is dropped",
+        protocol="again",
+    ),
     Option("watch", "print and acknowledge its output until it ends; exit with its exit status", "w", live=True),
 )
 
@@ -145,7 +150,8 @@ COMMANDS = (
         "make process NAME [OPTION...] [--] COMMAND [ARGUMENT...]",
         "Launch a process",
         "Its environment is exactly what --env sets. $(socket.NAME.fileno) and $(socket.NAME.port) are replaced in arguments, not in\n"
-        "--env; quote them for your shell. Options may also be written as in the protocol (uid=www-data).",
+        "--env; quote them for your shell. Options may also be written as in the protocol (uid=www-data). The same command once more\n"
+        "answers the process that is there; of one that has ended it says so, and exits with 1, unless --again starts it anew.",
         _PROCESS_OPTIONS,
         least=2,
         most=None,

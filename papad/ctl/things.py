@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from papad.ctl.connect import Session
 from papad.ctl.parser import Call, Usage, turned_on
 from papad.ctl.render import DIM, GREEN, RED, on_terminal, output_stream, paint, safe_text, size, table
-from papad.ctl.run import standard_input
+from papad.ctl.run import FAILED, complain, standard_input
 from papad.ctl.times import span, stamp
 from papad.errors import Error
 
@@ -30,7 +31,7 @@ def make_socket(call: Call, session: Session) -> int:
 
 
 def make_process(call: Call, session: Session) -> int:
-    """Run `make process`, and watch the process with --watch."""
+    """Run `make process`, and watch the process with --watch. Fail if it is one that has ended before."""
     name, *command = call.words
     options = dict(call.pairs)
     watched = turned_on("watch", call.pairs) or call.flag("watch")
@@ -44,9 +45,22 @@ def make_process(call: Call, session: Session) -> int:
         _print_json(session.client().describe("processes", name))
     else:
         _print(call, answer)
+    if re.match(r" pid=\d+ running=False ", answer[len(name) :]):  # a new one is always told as running
+        return _has_ended(session, name)
     if watched:
         return _watch(session, name)
     return 0
+
+
+def _has_ended(session: Session, name: str) -> int:
+    """Report that `make process` has started nothing."""
+    found = [each for each in session.client().describe("processes", name) if each["name"] == name]
+    ended = _ended(found[0]["code"]) if found else "ended"
+    complain(
+        f"{safe_text(name)} is there already, {ended}; it was not started again",
+        f"To start it again, without its old output: --again. To see that: papactl output {safe_text(name)}",
+    )
+    return FAILED
 
 
 def _watch(session: Session, name: str) -> int:

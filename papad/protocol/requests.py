@@ -196,14 +196,17 @@ def make_process(
     shell: bool | None = None,
     listen: Text | Iterable[Text] | None = None,
     journal: bool | None = None,
+    **others: object,
 ) -> Request[dict[str, Any]]:
     """Start a process, or return the existing one if it was made with the same options.
 
-    `listen` is the name of a socket, or several, to pass as systemd does.
+    `listen` is the name of a socket, or several, to pass as systemd does. `others` are options of
+    papad by their names in the protocol; a flag is given as 1. With `again=1`, a process that has
+    ended is started anew.
     """
     options: dict[str, object] = {"working_dir": working_dir, "uid": uid, "gid": gid, "bufsize": bufsize}
     options |= {"watch": 1 if watch_immediately else None, "shell": 1 if shell else None}
-    options |= {"journal": 1 if journal else None, "listen": ",".join(_texts(listen)) if listen else None}
+    options |= {"journal": 1 if journal else None, "listen": ",".join(_texts(listen)) if listen else None, **others}
     if bufsize != 0:
         options["stdout"] = _stream("stdout", stdout, {DEVNULL: "0", PIPE: None})
         joined = {DEVNULL: "0", STDOUT: "stdout", PIPE: None}
@@ -213,7 +216,9 @@ def make_process(
     words += [(f"rlimit.{key.lower()}", text(value)) for key, value in (rlimits or {}).items()]
     words += [text(executable)] if executable else []
     words += _texts(args)
-    return Request(line(words), lambda answer: _process_of(answer)[1], watched=(name,) if watch_immediately else ())
+    watched = (name,) if watch_immediately else ()
+    # Sent twice, `again` would start twice what ends at once.
+    return Request(line(words), lambda answer: _process_of(answer)[1], not others.get("again"), watched)
 
 
 class MakeProcess(Protocol[Made, Watching]):
@@ -241,6 +246,7 @@ class MakeProcess(Protocol[Made, Watching]):
         shell: bool | None = None,
         listen: Text | Iterable[Text] | None = None,
         journal: bool | None = None,
+        **others: object,
     ) -> Made: ...
 
     @overload
@@ -262,6 +268,7 @@ class MakeProcess(Protocol[Made, Watching]):
         shell: bool | None = None,
         listen: Text | Iterable[Text] | None = None,
         journal: bool | None = None,
+        **others: object,
     ) -> Watching: ...
 
     @overload
@@ -283,6 +290,7 @@ class MakeProcess(Protocol[Made, Watching]):
         shell: bool | None = None,
         listen: Text | Iterable[Text] | None = None,
         journal: bool | None = None,
+        **others: object,
     ) -> Made | Watching: ...
 
 

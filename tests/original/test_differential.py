@@ -27,11 +27,13 @@ DIFFERENCES = {
     "numbers": "its help promises file numbers and process ids as names, which it does not know",
     "one-pipe-closed": "stops capturing when one of the two pipes closes",
     "output-option": "refuses the option `output`, which its help names",
+    "removed-runs": "answers a process that was removed and still runs, although its output is discarded",
     "reuseport": "only the first process gets a socket of a port with reuseport",
     "takes-path": "deletes a regular file and takes over the path of somebody else's live listener",
     "umask-stays": "a failed bind leaves the umask of the server changed",
     "watch-existing": "cannot watch, at its making, a process that exists already",
     "watch-removed": "one who watches a process that somebody removes is never told, and waits for ever",
+    "what-differs": "does not say what differs from the process that is there",
 }
 
 

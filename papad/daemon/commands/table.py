@@ -110,7 +110,7 @@ async def _make_named_socket(tables: Tables, name: str, spec: SocketSpec) -> str
 async def make_process(tables: Tables, given: Arguments) -> str | Watching:
     named = given.options.get("uid") or given.options.get("gid")
     spec = await aside(specify, given.options, given.words) if named else specify(given.options, given.words)
-    process, line = await tables.processes.make(given.name, spec)
+    process, line = await tables.processes.make(given.name, spec, again=given.options.get("again", False))
     line = _list([line])
     return Watching(line, Watch(tables.processes, [process])) if given.options.get("watch") else line
 
@@ -244,6 +244,7 @@ PROCESS_OPTIONS = (
         parse_names,
         "NAME[,NAME...]: pass these sockets as systemd does, from descriptor 3 on, with LISTEN_FDS",
     ),
+    Option("again", flag, "1 starts it anew if the process of that name has ended, in whose place it comes"),
     Option("watch", flag, "1 begins to watch the process at once"),
 )
 
@@ -293,7 +294,9 @@ COMMANDS = (
         usage="make process NAME [OPTION=VALUE ...] COMMAND [ARGUMENT ...]",
         summary="Launch a process",
         help="Its environment is exactly what env. gives it. It inherits all sockets; $(socket.NAME.fileno) and $(socket.NAME.port) in"
-        "\nan argument are replaced. The same name with the same options and command answers the process that is there already.",
+        "\nan argument are replaced. The same name with the same options and command answers the process that is there already,"
+        "\nrunning or ended. With again=1, one that has ended is replaced, whatever its options were: what of its output is not"
+        "\nacknowledged is gone, as with remove. If the new one cannot be started, the old one stays as it was.",
         needs_name="Process requires a name",
         options=PROCESS_OPTIONS,
         prefixes={

@@ -9,6 +9,7 @@ import grp
 import os
 import pwd
 import resource
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,6 +41,37 @@ class Spec:
     gid: int | None = None
     journal: bool = False  # forward each line to the journal
     listen: list[str] | None = None  # names of sockets to pass as systemd does
+
+
+def differences(asked: Spec, there: Spec) -> Iterator[str]:
+    """Yield what tells one spec from another, for people. Of the environment, names only."""
+    for name, new, old in _compared(_options(asked), _options(there)):
+        if name == "env":
+            yield from sorted(f"env.{variable}" for variable, _, _ in _compared(new, old))
+        elif name == "rlimits":
+            yield from (
+                f"rlimit.{limit}: {_shown(one)} instead of {_shown(two)}" for limit, one, two in _compared(new, old)
+            )
+        else:
+            yield f"{name}: {_shown(new)} instead of {_shown(old)}"
+
+
+def _options(spec: Spec) -> dict[str, Any]:
+    """Return the options by their names in the protocol."""
+    return {{"out": "stdout", "err": "stderr"}.get(name, name): value for name, value in asdict(spec).items()}
+
+
+def _compared(new: dict[str, Any], old: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the names of which the two have different values, or only one has one, with both values."""
+    for name in dict.fromkeys([*new, *old]):
+        if new.get(name) != old.get(name):
+            yield name, new.get(name), old.get(name)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(value)
+    return "none" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def parse_size(text: str) -> int:

@@ -77,6 +77,9 @@ class Lifecycle:
     # - An entry is erased before its pipes are dropped and its ring is freed. A SIGKILL in between
     #   leaves what belongs to no entry, which the next start drops and frees. In the other order,
     #   the store could refer to a ring that is empty.
+    # - A process that replaces one that has ended has that one's id in its entry, from the
+    #   beginning, and removes it before `spawned` is acknowledged. So as long as the old one is
+    #   there and was not removed, `spawned` or `failed` will still be reported of the new one.
 
     def __init__(self, homes: Homes, store: Store, capture: Capture, spawner: Spawner) -> None:
         """Take back what an earlier daemon left. `recover` must follow, in the event loop."""
@@ -123,6 +126,9 @@ class Lifecycle:
         for held_as, inode in zip(entry.get("fds", ()), entry.get("inodes", ()), strict=True):
             if (fd := self._pipe(process, held_as, inode)) >= 0:
                 process.pipes[STREAMS.index(held_as.partition("-")[0])] = fd
+        replaced = self._by_id.get(entry.get("replaces", 0))
+        if replaced is not None and replaced.state in (State.ENDED, State.CLOSED):
+            process.replaces = replaced
         if entry.get("forgotten"):
             process.state = State.FORGOTTEN
         elif entry.get("removed"):
@@ -130,7 +136,8 @@ class Lifecycle:
         elif process.exit is not None:
             process.state = State.ENDED if process.pipes else State.CLOSED
         elif process.pid:
-            process.state = State.FORKED if id in self._spawner.unreleased else State.RUNNING
+            waits = id in self._spawner.unreleased or process.replaces is not None
+            process.state = State.FORKED if waits else State.RUNNING
         if process.pid and process.exit is None:
             process.pidfd = pidfd.opened(process.pid, process.ticks)
         return process
@@ -270,7 +277,7 @@ class Lifecycle:
                 parcel.close_all(fds)
         except (OSError, Error) as error:
             log.error("cannot record what happened to process %d: %s", id, error)
-            if process is not None and what == "forked":
+            if process is not None and what in ("forked", "spawned"):
                 self._give_up(process, error)
                 self._spawner.cancel(id)
         except IllegalTransition as error:
@@ -290,9 +297,15 @@ class Lifecycle:
         self._listen(process)
 
     def _spawned(self, process: Process) -> None:
-        """Make it RUNNING: it was released. Repeated after a restart, this changes nothing."""
+        """Make it RUNNING: it was released. Repeated after a restart, this changes nothing.
+
+        What it replaces is removed. Raises Error or OSError; then nothing has changed.
+        """
         if process.state in (State.BEGUN, State.FORKED):
+            if process.state is State.FORKED and process.replaces is not None and process.replaces.listed:
+                self.remove(process.replaces)
             process.enter(State.RUNNING)
+            process.replaces = None
             if process.ready is not None and not process.ready.done():
                 process.ready.set_result(str(process))
             process.ready = None

@@ -100,6 +100,8 @@ class Process:
     """Its exit code, and when it ended."""
     ready: asyncio.Future[str] | None = None
     """While BEGUN or FORKED: will be its first line, or the reason why it did not start."""
+    replaces: Process | None = None
+    """The process that has ended whose name it takes over, until it has started."""
     nursery: int = 0
     """The pid of its parent. If that nursery is gone, only the pidfd tells when it exits."""
     observers: set[Observer] = field(default_factory=set)

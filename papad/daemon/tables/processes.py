@@ -40,7 +40,12 @@ class Processes:
         self._homes, self._store, self._spawner, self._sockets = homes, store, spawner, sockets
         self._lifecycle = Lifecycle(homes, store, capture, spawner)
         self._lifecycle.on_forgotten = self._forgotten
-        self._names = {each.name: each for each in self._lifecycle if each.state is not State.FORGOTTEN}
+        self._names: dict[str, Process] = {}
+        self._next: dict[str, Process] = {}
+        """Those that replace the one of that name which has ended, once they have started."""
+        for each in self._lifecycle:
+            if each.state is not State.FORGOTTEN:
+                (self._names if each.replaces is None else self._next)[each.name] = each
 
     def recover(self) -> None:
         """Take in all reports of the nursery, then continue to capture."""
@@ -63,26 +68,38 @@ class Processes:
         """The followers, who are told of every process; they add and remove themselves."""
         return self._lifecycle.followers
 
-    async def make(self, name: str, spec: Spec) -> tuple[Process, str]:
+    async def make(self, name: str, spec: Spec, *, again: bool = False) -> tuple[Process, str]:
         """Return the process `name` and its line; start it unless it exists with the same spec.
 
-        Raises Error, or OSError for lack of resources; then nothing is left behind.
+        With `again`, one that has ended is replaced, whatever its spec. Raises Error, or OSError for
+        lack of resources; then nothing is left behind, and nothing is replaced.
         """
-        groups = await aside(launch.groups_of, spec) if spec.uid is not None and name not in self._names else None
-        while name not in self._names:
+        groups = None
+        if spec.uid is not None and self._existing(name, again=again) is None:
+            groups = await aside(launch.groups_of, spec)
+        while (process := self._existing(name, again=again)) is None:
             if self._spawner.pid:
                 process = self._begin(name, spec, groups)
                 break
             await self._spawner.ensure()
-        else:
-            process = self._names[name]
         try:
             line = str(process) if process.ready is None else await self._ready(process, process.ready)
-        except NeverBegun:  # the name is free again: try once more
-            return await self.make(name, spec)
+        except NeverBegun:  # the name is as it was: try once more
+            return await self.make(name, spec, again=again)
+        if process.removed:
+            raise Error(
+                f"Process for {name} has already been created - {process} - it was removed and still runs "
+                f"(pid {process.pid}); the name is free once it has ended"
+            )
         if process.spec != spec:
-            raise Error(f"Process for {name} has already been created - {process}")
+            differences = "; ".join(launch.differences(spec, process.spec))
+            raise Error(f"Process for {name} has already been created - {process} - it differs in {differences}")
         return process, line
+
+    def _existing(self, name: str, *, again: bool) -> Process | None:
+        """Return the process that a `make` of this name is about; None if one is to be started."""
+        process = self._next.get(name) or self._names.get(name)
+        return None if process is not None and again and process.exit is not None else process
 
     async def _ready(self, process: Process, ready: asyncio.Future[str]) -> str:
         """Wait for the start of a process. Raises Error, also if it takes too long; then it will not start."""
@@ -108,9 +125,12 @@ class Processes:
             if name in self._lifecycle.kept:
                 raise Error(f"{name} is the name of a process that is kept, see papad's log; take another")
             id = max(self._lifecycle.last_id + 1, time.time_ns() // 1_000_000)
-            process = Process(id, name, spec, nursery=self._spawner.pid)
+            replaced = self._names.get(name)
+            process = Process(id, name, spec, replaces=replaced, nursery=self._spawner.pid)
             cleanup_on_fail.callback(self._lifecycle.release, process)
             fields = {"name": name, "spec": recorded(spec), "nursery": process.nursery}
+            if replaced is not None:
+                fields["replaces"] = replaced.id
             if spec.out or spec.err:
                 process.ring = Ring.create(self._store, spec.bufsize, journal=spec.journal)
                 fields["range"] = process.ring.range
@@ -128,7 +148,7 @@ class Processes:
             cleanup_on_fail.pop_all()
         process.ready = asyncio.get_running_loop().create_future()
         self._lifecycle.add(process)
-        self._names[name] = process
+        (self._names if replaced is None else self._next)[name] = process
         return process
 
     def remove(self, patterns: list[str]) -> None:
@@ -146,8 +166,13 @@ class Processes:
         self._lifecycle.forget(process)
 
     def _forgotten(self, process: Process) -> None:
-        if self._names.get(process.name) is process:
-            del self._names[process.name]
+        name = process.name
+        if self._next.get(name) is process:  # it did not start
+            del self._next[name]
+        elif self._names.get(name) is process:
+            del self._names[name]
+            if name in self._next:
+                self._names[name] = self._next.pop(name)
 
     def select(self, patterns: list[str], *, required: bool = False) -> list[Process]:
         """Return the processes that match, sorted by name.

@@ -56,6 +56,7 @@ ANSWERED = {
     "make process x rlimit.core=many /bin/true": "Use a number or infinity.",
     "make process x rlimit.cores=1 /bin/true": "Use a name from setrlimit(2)",
     "make process there /bin/true": "papactl remove processes there",
+    "make process removed /bin/sleep 600": "To end it: kill ",
     "make socket x port={port}": "ss -ltnp shows which process uses it.",
     "make socket x host=::1": "An IPv6 address needs --family inet6",
     "make process x /nonexistent": "make process takes a name, then the command.",
@@ -68,7 +69,12 @@ ANSWERED = {
 
 @pytest.mark.parametrize(("line", "hint"), ANSWERED.items())
 def test_what_papad_answers_gets_its_hint(papad: Daemon, line: str, hint: str) -> None:
-    papad.ask("make process there /bin/sleep 600")
+    for first in (
+        "make process there /bin/sleep 600",
+        "make process removed /bin/sleep 600",
+        "remove processes removed",
+    ):
+        papad.ask(first)
     answer = papad.ask(line.format(port=papad.port))
     assert answer.startswith("Error: ")
     found = for_answer(answer.removeprefix("Error: "))
@@ -77,7 +83,12 @@ def test_what_papad_answers_gets_its_hint(papad: Daemon, line: str, hint: str) -
 
 
 def test_each_pattern_fits_one_of_these_answers(papad: Daemon) -> None:
-    papad.ask("make process there /bin/sleep 600")
+    for first in (
+        "make process there /bin/sleep 600",
+        "make process removed /bin/sleep 600",
+        "remove processes removed",
+    ):
+        papad.ask(first)
     answers = [papad.ask(line.format(port=papad.port)) for line in ANSWERED]
     for pattern, _ in _ANSWERS:
         assert any(re.search(pattern, answer) for answer in answers), pattern

@@ -135,3 +135,29 @@ def test_a_word_of_the_protocol_may_ask_to_watch(here: Here, words: str, status:
 def test_the_words_of_a_command_for_the_shell_are_joined(here: Here) -> None:
     here.out("make", "process", "p", "shell=yes", "exit", "7")
     assert here.described("p")["args"] == ["exit 7"]
+
+
+def test_make_process_says_that_the_process_has_ended_and_fails_unless_it_is_started_again(here: Here) -> None:
+    here.runs("x", "echo $$; exit 3")
+    before = here.described("x")
+    for more in ((), ("--watch",), ("--json",)):
+        done = here("make", "process", "x", *more, "--", "/bin/sh", "-c", "echo $$; exit 3")
+        assert done.status == 1
+        assert done.err == (
+            "papactl: x is there already, ended with exit code 3; it was not started again\n"
+            "To start it again, without its old output: --again. To see that: papactl output x\n"
+        )
+    assert here.described("x") == before, "its output was not consumed"
+    done = here("make", "process", "x", "--again", "--watch", "--", "/bin/sh", "-c", "echo new; exit 4")
+    assert (done.status, done.err) == (4, "")
+    assert "new" in done.out
+    assert "exit code 3" not in done.out
+
+
+def test_how_a_process_was_killed_is_told_by_make_process(here: Here) -> None:
+    here.runs("y", "kill -SEGV $$")
+    done = here("make", "process", "y", "--", "/bin/sh", "-c", "kill -SEGV $$")
+    assert (done.status, done.err.splitlines()[0]) == (
+        1,
+        "papactl: y is there already, killed by SIGSEGV; it was not started again",
+    )

@@ -50,6 +50,7 @@ LINES: list[tuple[Request[Any], bytes]] = [
     (r.make_process("x", "e", listen="web"), b"make process x listen=web e"),
     (r.make_process("x", "e", listen=b"web"), b"make process x listen=web e"),
     (r.make_process("x", "a | b", shell=True, journal=False), b"make process x shell=1 a%20|%20b"),
+    (r.make_process("x", "e", again=1, colour="red"), b"make process x again=1 colour=red e"),
     (r.describe("server"), b"describe server"),
     (r.exit_if_idle(), b"exit-if-idle"),
 ]
@@ -146,7 +147,7 @@ def test_an_answer_that_is_not_understood_is_shown(request_: Request[Any]) -> No
 
 def test_what_could_hit_something_new_is_not_repeatable() -> None:
     """Between the two, somebody may have made another of that name."""
-    for request in (r.remove_sockets("s"), r.remove_processes("x"), r.exit_if_idle()):
+    for request in (r.remove_sockets("s"), r.remove_processes("x"), r.exit_if_idle(), r.make_process("x", again=1)):
         assert not request.repeatable
     for request in (r.make_socket("s"), r.make_process("x"), r.set_value("a", 1), r.remove_values("a")):
         assert request.repeatable

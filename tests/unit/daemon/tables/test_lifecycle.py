@@ -6,6 +6,7 @@ Each papad here is a forked child that puts the kernel together as main does, wo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -236,6 +237,46 @@ def test_killed_at_any_step_of_a_session_no_byte_and_no_exit_code_is_lost(lives:
     lives.next()
     assert lives.report(after) == ["out\n", "err\n", 7, True]
     assert step > 60
+
+
+@pytest.mark.parametrize("script", ["echo new; exit 7", "/no/such/thing"], ids=["starts", "does not start"])
+@pytest.mark.parametrize("offset", range(3))
+def test_killed_at_any_step_of_again_either_the_old_or_the_new_one_is_there(
+    lives: Lives, offset: int, script: str
+) -> None:
+    args = ["/bin/sh", "-c", script] if "exit" in script else [script]
+
+    async def old(tables: Tables) -> None:
+        process = await make(tables, "x", "echo old; exit 3")
+        await until(lambda: process.closed, "it is closed")
+
+    async def again(tables: Tables) -> None:
+        spec = specify({"env.": {"PATH": "/bin"}}, args)
+        with contextlib.suppress(Error):
+            await tables.processes.make("x", spec, again=True)
+
+    async def after(tables: Tables) -> list[Any]:
+        await until(lambda: not tables.processes._next, "the new one has started, or has not")
+        process = process_of(tables, "x")
+        await until(lambda: process.closed, "x is closed")
+        found = [output(process)["out"], process.exit and process.exit[0]]
+        tables.processes.forget(process)
+        await until(lambda: not list(tables.processes._lifecycle), "nothing is left of either")
+        return found
+
+    step, found = offset, []
+    lives.live(old)
+    while dies_at(step, CALLS, lambda: asyncio.run(life(lives.store, again))):
+        lives.next()
+        found.append(lives.report(after))
+        assert found[-1] in (["old\n", 3], ["new\n", 7]), f"killed at step {step}"
+        lives.live(old)
+        step += 3
+    lives.next()
+    found.append(lives.report(after))
+    assert found[0] == ["old\n", 3]
+    assert found[-1] == (["new\n", 7] if "exit" in script else ["old\n", 3])
+    assert len(found) > 10
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.papad import Daemon, Talk, open_fds
-from tests.support.talks import Records, codes, make, shell, text, watch
+from tests.support.talks import Records, codes, frames, make, shell, text, watch
 from tests.support.waiting import wait_until
 
 
@@ -114,6 +115,79 @@ def test_the_same_spec_is_the_same_process_and_another_is_refused(talk: Talk) ->
         assert talk.ask(line).startswith(f"Error: Process for x has already been created - x pid={first} ")
     os.kill(first, signal.SIGKILL)
     assert watch(talk, "x") == [("closed", "x", -9)]
+
+
+def test_a_changed_definition_is_told_by_what_differs_and_no_value_of_a_variable_is_shown(talk: Talk) -> None:
+    pid = make(talk, "x", "env.A=secret env.B=1 rlimit.nofile=64 env.C=3", "/bin/sleep", "60")
+    answer = talk.ask(
+        "make process x env.A=hidden env.B=1 env.D=4 stdout=0 working_dir=/tmp rlimit.nofile=65 /bin/sleep 61"
+    )
+    there = talk.ask("list processes x").strip()
+    assert answer == (
+        f"Error: Process for x has already been created - {there} - it differs in args: /bin/sleep 61 instead of "
+        "/bin/sleep 60; env.A; env.C; env.D; rlimit.nofile: 65 instead of 64; working_dir: /tmp instead of none; "
+        "stdout: 0 instead of 1"
+    )
+    os.kill(pid, signal.SIGKILL)
+    watch(talk, "x")
+
+
+def test_a_process_that_was_removed_and_still_runs_is_not_adopted(talk: Talk) -> None:
+    pid = make(talk, "x", "", "/bin/sleep", "60")
+    talk.ask("remove processes x")
+    for line in (
+        "make process x /bin/sleep 60",
+        "make process x again=1 /bin/sleep 60",
+        "make process x watch=1 /bin/ls",
+    ):
+        answer = talk.ask(line)
+        assert answer.startswith(f"Error: Process for x has already been created - x pid={pid} ")
+        assert answer.endswith(f" - it was removed and still runs (pid {pid}); the name is free once it has ended")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: talk.ask("list processes x") == "", "the name is free")
+
+
+def test_again_starts_what_has_ended_anew_and_leaves_alone_what_runs(talk: Talk, papad: Daemon) -> None:
+    first = shell(talk, "x", "echo old; exit 3", "again=1")  # there is none yet: it is made
+    wait_until(lambda: json.loads(talk.ask("describe processes x"))["closed"], "it is closed")
+    assert shell(talk, "x", "echo old; exit 3") == first  # without again it is the one that is there
+    second = shell(talk, "x", "echo new; exec sleep 60", "again=1")
+    assert second != first
+    assert "running=True" in talk.ask("list processes x")
+    assert shell(talk, "x", "echo new; exec sleep 60", "again=1") == second
+    assert talk.ask("make process x again=1 /bin/ls").startswith(
+        "Error: Process for x has already been created - x pid="
+    )
+    os.kill(second, signal.SIGKILL)
+    assert watch(talk, "x") == [("out", "x", b"new\n"), ("closed", "x", -9)]
+
+
+def test_what_again_cannot_start_leaves_the_old_one_as_it_was(talk: Talk) -> None:
+    pid = shell(talk, "x", "echo old; exit 3")
+    wait_until(lambda: json.loads(talk.ask("describe processes x"))["closed"], "it is closed")
+    assert talk.ask("make process x again=1 /no/such/thing").startswith("Error: Bad command")
+    assert f"x pid={pid} running=False" in talk.ask("list processes x")
+    assert watch(talk, "x") == [("out", "x", b"old\n"), ("closed", "x", 3)]
+
+
+def test_again_ends_the_watch_of_the_old_one_and_a_follower_goes_on_with_the_new_one(talk: Talk, papad: Daemon) -> None:
+    shell(talk, "x", "echo old; sleep 60 & exit 3")
+    holder = wait_until(
+        lambda: json.loads(talk.ask("describe processes x"))["captured"] and talk.ask("list processes x"), "it wrote"
+    )
+    wait_until(lambda: "running=False" in talk.ask("list processes x"), "it has ended, but for its child")
+    assert holder
+    with papad.connect() as watcher, papad.connect() as follower:
+        assert watcher.ask_line("watch processes x") == "Watching 1"
+        assert watcher.records() == [("out", "x", b"old\n")]
+        watcher.send("-\n")
+        follower.send("output follow=1 x\n")
+        old = json.loads(talk.ask("describe processes x"))["pid"]
+        shell(talk, "x", "echo new", "again=1")
+        assert watcher.until(b"> ").decode().endswith("Nothing left to watch\n> ")
+        assert [frame[2] for frame in frames(follower, 2) if frame[0] == "out"] == [b"new\n"]
+        os.killpg(old, signal.SIGKILL)
+    assert watch(talk, "x") == [("out", "x", b"new\n"), ("closed", "x", 0)]
 
 
 def test_thousands_of_lines_of_many_processes_all_arrive(talk: Talk) -> None:
