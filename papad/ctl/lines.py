@@ -14,7 +14,7 @@ from papad.protocol.responses import Frame
 MAX_LINE = 1024 * 1024
 """The limit of a line, in bytes. A longer one is cut."""
 STREAMS = ("out", "err")
-PRIORITY = {"out": 6, "err": 3, "lost": 4, "closed": 6}
+PRIORITY = {"out": 6, "err": 3, "lost": 4, "closed": 6, "exited": 6}
 _LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")  # of syslog(3)
 
 
@@ -24,7 +24,7 @@ class Line(NamedTuple):
     A line has no newline, and the time of its last byte.
     """
 
-    kind: str  # out, err, lost or closed
+    kind: str  # out, err, lost, closed or exited
     name: str
     id: int
     timestamp: float
@@ -46,7 +46,8 @@ class Assembler:
         """Yield the lines that a frame completes."""
         time = round(frame.timestamp, 6)  # rounded as it is shown, so that it works with --since
         if not isinstance(frame.data, bytes):
-            yield from self.flush(frame.id)
+            if frame.kind != "exited":  # after which lines may go on
+                yield from self.flush(frame.id)
             yield Line(frame.kind, frame.name, frame.id, time, frame.position, b"", frame.data)
             return
         key = frame.id, frame.kind
@@ -97,7 +98,7 @@ class Choice(NamedTuple):
             return False
         if self.grep is None:
             return True
-        return line.kind != "closed" and self.grep.search(line.data.decode("utf-8", "surrogateescape")) is not None
+        return line.kind in STREAMS and self.grep.search(line.data.decode("utf-8", "surrogateescape")) is not None
 
 
 def priorities(text: str) -> range:
@@ -174,8 +175,10 @@ def exit_text(code: int) -> str:
 
 
 def note(line: Line) -> str:
-    """Return the text of a `lost` or `closed` line."""
-    return f"{line.number} bytes lost" if line.kind == "lost" else exit_text(line.number)
+    """Return the text of a line that is not output."""
+    if line.kind == "lost":
+        return f"{line.number} bytes lost"
+    return exit_text(line.number) + ("; a child of it still holds its output" if line.kind == "exited" else "")
 
 
 class Look(NamedTuple):
@@ -220,7 +223,8 @@ def _fields(line: Line, host: str | None) -> dict[str, bytes]:
         "PRIORITY": str(PRIORITY[line.kind]),
         "PAPAD_STREAM": line.kind if line.kind in STREAMS else "",
         "PAPAD_LOST": str(line.number) if line.kind == "lost" else "",
-        "PAPAD_EXIT_CODE": str(line.number) if line.kind == "closed" else "",
+        "PAPAD_EXIT_CODE": str(line.number) if line.kind in ("closed", "exited") else "",
+        "PAPAD_HELD": "1" if line.kind == "exited" else "",
         "_LINE_BREAK": "eof" if line.partial else "",
     }
     found = {key: text.encode("utf-8", "surrogateescape") for key, text in fields.items() if text}

@@ -128,6 +128,8 @@ def describe(call: Call, session: Session) -> int:
     found = session.client().describe(kind, *call.words)
     if call.flag("json"):
         return _print_json(found)
+    if kind == "processes":
+        _add_holders(found, session)
     lines = []
     for item in found:
         width = max(map(len, item))
@@ -135,6 +137,18 @@ def describe(call: Call, session: Session) -> int:
     with output_stream(pager=not call.flag("no_pager")) as stream:
         stream.write("".join(line + "\n" for line in lines[:-1]).encode("utf-8", "surrogateescape"))
     return 0
+
+
+def _add_holders(processes: list[dict[str, Any]], session: Session) -> None:
+    """Add `held_by` to the processes that have ended, and whose output somebody holds: who that is, if we can see it."""
+    from papad.ctl.holders import writers
+
+    held = [each for each in processes if each.get("held")]
+    pipes = [inode for each in held for inode in each["pipes"]]
+    who = writers(pipes) if not session.host else {}
+    for each in held:
+        names = dict.fromkeys(name for inode in each["pipes"] for name in who.get(inode, []))
+        each["held_by"] = ", ".join(names) or "a child of it"
 
 
 def _readable(key: str, value: Any) -> str:
@@ -161,6 +175,7 @@ def status(call: Call, session: Session) -> int:
     processes = client.describe("processes", *call.words)
     if call.flag("json"):
         return _print_json([{"server": server, "sockets": sockets, "processes": processes}])
+    _add_holders(processes, session)
     lines = _server_lines(server, session)
     if sockets and not call.words:
         heads = ("SOCKET", "ADDRESS", "FILENO", "BACKLOG", "WAITING")
@@ -229,6 +244,8 @@ def _process_row(process: dict[str, Any]) -> list[str]:
     pid = str(process["pid"] or "")
     if process["removed"]:
         state += ", removed"
+    if process.get("held_by"):
+        state += f", output held by {process['held_by']}"
     sizes = [size(process[key]) for key in ("memory", "buffered", "lost")]
     return [safe_text(process["name"]), pid, state, ago, cpu, *sizes]
 

@@ -47,7 +47,7 @@ class Reading:
         """Whether `line` asks only for what is left. A follower of the newest first reads what exists."""
         self._start: dict[int, int] = {}
         self._selection = selection
-        self._closed: set[int] = set()
+        self._ended: set[tuple[str, int]] = set()  # the frames `closed` and `exited`, by kind and process id
 
     @property
     def _partial(self) -> bool:
@@ -77,7 +77,7 @@ class Reading:
         captured = {each["id"]: each["captured"] for each in described}
         if self.begun:
             self.positions = {id: position for id, position in self.positions.items() if id in captured}
-            self._closed &= self.positions.keys()
+            self._ended = {(kind, id) for kind, id in self._ended if id in self.positions}
         else:
             self._start = {id: at for id, at in captured.items() if id not in self.positions}
 
@@ -105,10 +105,10 @@ class Reading:
         return False
 
     def take(self, frame: Frame) -> bool:
-        """Mark a frame as read. Return False if it repeats an earlier `closed` frame."""
-        if frame.kind == "closed":
-            if frame.id in self._closed:
+        """Mark a frame as read. Return False if it repeats an earlier `closed` or `exited` frame."""
+        if frame.kind in ("closed", "exited"):
+            if (frame.kind, frame.id) in self._ended:
                 return False
-            self._closed.add(frame.id)
+            self._ended.add((frame.kind, frame.id))
         self.positions[frame.id] = max(frame.end, self.positions.get(frame.id, 0))
         return True

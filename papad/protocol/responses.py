@@ -31,11 +31,12 @@ class Frame(NamedTuple):
     """One piece of output, as the command `output` delivers it.
 
     `data` is bytes for `out` and `err`, the number of missing bytes for `lost`, and the exit code
-    for `closed`. `position` is the number of bytes that the process `id` had written before this
+    for `closed` and `exited`. A process that has `exited` is not closed yet, for a descendant holds
+    its output. `position` is the number of bytes that the process `id` had written before this
     frame; for `lost`, before the first byte that is not missing.
     """
 
-    kind: Literal["out", "err", "lost", "closed"]
+    kind: Literal["out", "err", "lost", "closed", "exited"]
     name: str
     timestamp: float
     data: bytes | int
@@ -136,7 +137,7 @@ class Incoming:
             return None
         kind, _, rest = self._data[:end].decode("utf-8", "surrogateescape").partition(":")
         name, timestamp, number, id, position = rest.rsplit(":", 4)
-        if kind not in ("out", "err", "lost", "closed"):
+        if kind not in ("out", "err", "lost", "closed", "exited"):
             raise Error(f'papad sent a frame of unknown kind: "{kind}"')
         data = self._item(kind, end, int(number))
         return None if data is None else Frame(kind, name, float(timestamp), data, int(id), int(position))  # type: ignore[arg-type]

@@ -59,6 +59,8 @@ def describe_process(process: Process, viewer: int | None = None) -> dict[str, A
         "ended": None if process.exit is None else process.exit[1],
         "code": None if process.exit is None else process.exit[0],
         "closed": process.closed,
+        "held": process.held,
+        "pipes": [os.fstat(fd).st_ino for fd in process.pipes.values()],
         "removed": process.removed,
     }
     output = dict.fromkeys(("captured", "acknowledged", "buffered", "lost", "unforwarded"), 0)

@@ -1,7 +1,7 @@
 """Read output without consuming it: frames of several processes, merged by time.
 
 A frame is a line, `KIND:NAME:TIMESTAMP:NUMBER:ID:POSITION`. For the kinds `out` and `err`, NUMBER
-bytes and a newline follow it.
+bytes and a newline follow it. docs/protocol.md lists the kinds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from papad.daemon.tables.processes import Processes
 _CHUNK, _CHUNKS = 16 * 1024, 4 << 20  # the most bytes read ahead of one process, and of all
 
 Frame = tuple[float, int, int, bytes]
-"""Time, process id, position after it (-1 for the end of the process), and the bytes to send."""
+"""Time, process id, position after it (or one of the following), and the bytes to send."""
+_CLOSED, _EXITED = -1, -2
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Reading:
         """Whether any frame was yielded."""
         self._processes = processes
         self._positions: dict[int, int] = dict(query.after)  # process id -> where to read on
-        self._told: set[int] = set()  # ids of processes whose end was sent
+        self._told: set[tuple[int, int]] = set()  # process id, and _CLOSED or _EXITED: what was sent of its end
         self._news: dict[int, Process] = {}  # processes that may have more, by id
         self._merging: dict[int, Process] = {}  # those of which `_merged` yields what there was when it began
         self._merged: Iterator[Frame] | None = None
@@ -94,7 +95,7 @@ class Reading:
             self._merged = heapq.merge(*(self._frames_of(process, chunk) for process in self._merging.values()))
         for _, id, position, data in self._merged:
             if position < 0:
-                self._told.add(id)
+                self._told.add((id, position))
             else:
                 self._positions[id] = position
             self.found = self.found or bool(data)
@@ -133,24 +134,32 @@ class Reading:
                 missing, position, newest = gone - position, gone, process.ring.newest
                 yield newest, id, position, _line("lost", process, newest, missing, position)
         if self._at_end(process, position):
-            end = process.closed_at
-            code = process.exit[0] if process.exit is not None else 0
-            yield (
-                end,
-                id,
-                -1,
-                _line("closed", process, end, code, position) if query.since <= end <= query.until else b"",
-            )
+            yield self._end(process, _CLOSED, position)
+        elif self._at_exit(process):
+            yield self._end(process, _EXITED, position)
+
+    def _end(self, process: Process, what: int, position: int) -> Frame:
+        """Return the frame `closed`, or `exited`, which is empty outside the time that was asked for."""
+        assert process.exit is not None
+        code, ended = process.exit
+        # Either comes after all output that there is by now, although a child may have written after the exit.
+        kind, end = ("closed", process.closed_at) if what == _CLOSED else ("exited", ended)
+        wanted = self.query.since <= end <= self.query.until
+        return process.closed_at, process.id, what, _line(kind, process, end, code, position) if wanted else b""
+
+    def _at_exit(self, process: Process) -> bool:
+        """Return whether the process has ended, is not closed for somebody holds its output, and that was not sent yet."""
+        return process.exit is not None and (process.id, _EXITED) not in self._told and process.held
 
     def _at_end(self, process: Process, position: int) -> bool:
         """Return whether the process is closed and all was read, but its end was not sent yet."""
         unread = process.ring is not None and position < process.ring.state.tail
-        return process.closed and process.id not in self._told and not unread
+        return process.closed and (process.id, _CLOSED) not in self._told and not unread
 
     def _has_more(self, process: Process) -> bool:
         position = self._positions[process.id]
         unread = process.ring is not None and position < process.ring.state.tail
-        return unread or self._at_end(process, position)
+        return unread or self._at_end(process, position) or self._at_exit(process)
 
     def _start(self, process: Process) -> int:
         """Return the default position to start at: after what watchers have acknowledged.

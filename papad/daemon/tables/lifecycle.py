@@ -327,6 +327,9 @@ class Lifecycle:
 
     def _exited(self, process: Process, code: int, when: float) -> None:
         self._spawned(process)  # it has run, whether or not that was reported
+        for stream in () if process.removed else list(process.pipes):  # what it wrote comes before its end
+            with contextlib.suppress(OSError):
+                self._readable(process, stream)
         process.exit = code, when
         if process.state is State.RUNNING:
             process.enter(State.ENDED)

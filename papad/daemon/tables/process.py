@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
+import select
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -128,6 +129,19 @@ class Process:
     def closed(self) -> bool:
         """Whether it has ended and all its output is captured."""
         return self.exit is not None and not self.pipes
+
+    @property
+    def held(self) -> bool:
+        """Whether it has ended, and a descendant holds its output open.
+
+        What nobody holds any more will be closed as soon as it is read (poll(2): POLLHUP).
+        """
+        if self.exit is None or not self.pipes:
+            return False
+        poll = select.poll()
+        for fd in self.pipes.values():
+            poll.register(fd, 0)
+        return sum(bool(events & select.POLLHUP) for _, events in poll.poll(0)) < len(self.pipes)
 
     @property
     def closed_at(self) -> float:

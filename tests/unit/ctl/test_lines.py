@@ -210,6 +210,8 @@ def test_notes_and_colour() -> None:
     assert plain.format(line(b"", "closed", -9)) == b"Nov 23 19:03:57 p: -- killed by SIGKILL --\n"
     assert plain.format(line(b"", "closed", -63)) == b"Nov 23 19:03:57 p: -- killed by signal 63 --\n"
     assert plain.format(line(b"", "closed", 256)) == b"Nov 23 19:03:57 p: -- ended, exit code unknown --\n"
+    told = b"Nov 23 19:03:57 p: -- ended with exit code 3; a child of it still holds its output --\n"
+    assert plain.format(line(b"", "exited", 3)) == told
     assert Look("cat").format(line(b"", "closed", 3)) == b""
     assert colourful.format(line(kind="err")) == b"Nov 23 19:03:57 p: \x1b[31mhello\x1b[0m\n"
     assert Look("cat", colour=True).format(line(kind="err")) == b"\x1b[31mhello\x1b[0m\n"

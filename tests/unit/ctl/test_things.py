@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 
 import pytest
 
 from papad.ctl.things import _count, _process_row, _readable, _server_lines, _socket_row
+from tests.support.waiting import wait_until
 from tests.unit.ctl.support import Here
 
 SOCKET = {"name": "web", "family": "inet", "type": "stream", "host": "127.0.0.1", "port": 80, "path": None}
@@ -40,6 +44,10 @@ def test_the_row_of_a_socket(more: dict[str, object], row: list[str]) -> None:
             ["p", "", "killed by SIGKILL", "", "1.2 s", "1.5 kB", "0 B", "0 B"],
         ),
         ({"running": False, "memory": None}, ["p", "7", "ended", "", "1.2 s", "", "0 B", "0 B"]),
+        (
+            {"running": False, "code": 1, "held": True, "held_by": "sleep (pid 9)"},
+            ["p", "7", "ended with exit code 1, output held by sleep (pid 9)", "", "1.2 s", "1.5 kB", "0 B", "0 B"],
+        ),
         ({"name": "\u202ep"}, ["\\u202ep", "7", "running", "", "1.2 s", "1.5 kB", "0 B", "0 B"]),
     ],
 )
@@ -161,3 +169,15 @@ def test_how_a_process_was_killed_is_told_by_make_process(here: Here) -> None:
         1,
         "papactl: y is there already, killed by SIGSEGV; it was not started again",
     )
+
+
+def test_who_holds_the_output_of_a_process_that_has_ended_is_named(here: Here) -> None:
+    here.out("make", "process", "x", "--", "/bin/sh", "-c", "/bin/sleep 60 & exit 3")
+    wait_until(lambda: here.described("x")["held"], "it has ended, but for its child")
+    pid = here.described("x")["pid"]
+    for line in (("describe", "processes", "x"), ("status", "x")):
+        assert re.search(r"sleep \(pid \d+\)", here.out(*line))
+    assert "-- ended with exit code 3; a child of it still holds its output --" in here.out("output", "x")
+    os.killpg(pid, signal.SIGKILL)
+    wait_until(lambda: here.described("x")["closed"], "its child has ended")
+    assert "held by" not in here.out("status", "x")

@@ -10,7 +10,9 @@ from papad.protocol.reading import Reading
 from papad.protocol.responses import Frame
 
 
-def frame(kind: Literal["out", "err", "lost", "closed"], data: bytes | int, position: int, id: int = 5) -> Frame:
+def frame(
+    kind: Literal["out", "err", "lost", "closed", "exited"], data: bytes | int, position: int, id: int = 5
+) -> Frame:
     return Frame(kind, "x", 1.0, data, id, position)
 
 
@@ -75,6 +77,8 @@ def test_an_end_is_told_once() -> None:
     reading.locate(described(_5=3))
     reading.line()
     assert not reading.take(frame("closed", 0, 3))
+    assert reading.take(frame("exited", 0, 3))
+    assert not reading.take(frame("exited", 0, 3))
     assert reading.take(frame("closed", 0, 3, id=6))
 
 

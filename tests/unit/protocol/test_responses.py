@@ -51,6 +51,7 @@ def test_batches(batches: list[list[tuple[str, str, float, bytes | int]]], size:
 @given(st.lists(st.builds(Frame, st.sampled_from(["out", "err"]), names, times, datas, sizes, sizes)), sizes)
 def test_frames(frames: list[Frame], size: int) -> None:
     frames += [Frame("lost", "a:b", 1.5, 7, 3, 9), Frame("closed", "x", 2.5, -9, 3, 11)]
+    frames.append(Frame("exited", "x", 2.25, -9, 3, 10))
     data = b""
     for kind, name, time, item, id, position in frames:
         number = len(item) if isinstance(item, bytes) else item

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.papad import Daemon
 from tests.support.talks import Frame, ended, frames, read
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -135,3 +136,47 @@ def test_a_reader_that_comes_too_late_for_what_a_watcher_took_is_told_so_and_of_
         id = json.loads(papad.ask("describe processes a"))["id"]
         assert read(papad, f"output after.{id}=0") == [("lost", "a", 4, 4), ("closed", "a", 0, 4)]
         watcher.send("q\n")
+
+
+def test_an_end_is_told_at_once_where_a_child_holds_the_output_and_once_only(papad: Daemon, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with papad.connect() as follower, papad.connect() as watcher:
+        follower.send("output follow=1 a\n")
+        papad.ask(f"make process a shell=1 echo\\ one;(read\\ x\\ <{gate};echo\\ two)&\\ exit\\ 3")
+        assert frames(follower, 2) == [("out", "a", b"one\n", 0), ("exited", "a", 3, 4)]
+        facts = json.loads(papad.ask("describe processes a"))
+        assert (facts["running"], facts["closed"], facts["held"], len(facts["pipes"])) == (False, False, True, 2)
+        assert read(papad, "output a") == [("out", "a", b"one\n", 0), ("exited", "a", 3, 4)]
+        assert read(papad, "output stream=err a") == [("exited", "a", 3, 4)]
+        assert read(papad, f"output until={facts['ended'] - 1} a") == []
+        assert watcher.ask_line("watch processes a") == "Watching 1"
+        assert watcher.records() == [("out", "a", b"one\n")]
+        watcher.send("q\n")
+        gate.write_text("go\n")
+        assert frames(follower, 2) == [("out", "a", b"two\n", 4), ("closed", "a", 3, 8)]
+    facts = ended(papad, "a")
+    assert (facts["held"], facts["pipes"]) == (False, [])
+    assert [frame[0] for frame in read(papad, "output a")] == ["out", "closed"]
+
+
+def test_the_end_comes_after_all_that_was_written_by_then(papad: Daemon, tmp_path: Path) -> None:
+    gate, written = tmp_path / "gate", tmp_path / "written"
+    os.mkfifo(gate)
+    papad.ask(
+        f"make process a shell=1 (read\\ x\\ <{gate};echo\\ late;touch\\ {written};exec\\ /bin/sleep\\ 60)&\\ exit\\ 3"
+    )
+    wait_until(lambda: json.loads(papad.ask("describe processes a"))["code"] == 3, "it has ended")
+    gate.write_text("go\n")
+    wait_until(lambda: json.loads(papad.ask("describe processes a"))["captured"] == 5, "its child has written")
+    assert read(papad, "output a") == [("out", "a", b"late\n", 0), ("exited", "a", 3, 5)]
+    os.killpg(json.loads(papad.ask("describe processes a"))["pid"], 9)
+
+
+def test_of_processes_without_children_no_end_comes_twice(papad: Daemon) -> None:
+    with papad.connect() as follower:
+        follower.send("output follow=1 x*\n")
+        for number in range(50):
+            papad.ask(f"make process x{number} shell=1 echo\\ {'x' * 1000};exit\\ {number}")
+        found = frames(follower, 100)
+    assert sorted(frame[0] for frame in found) == ["closed"] * 50 + ["out"] * 50
