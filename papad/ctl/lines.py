@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from papad.ctl.render import DIM, PLAIN, RED, safe
 from papad.ctl.times import stamp
+from papad.protocol.exits import abnormal, exit_text
 from papad.protocol.responses import Frame
 
 MAX_LINE = 1024 * 1024
 """The limit of a line, in bytes. A longer one is cut."""
 STREAMS = ("out", "err")
-PRIORITY = {"out": 6, "err": 3, "lost": 4, "closed": 6, "exited": 6}
 _LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")  # of syslog(3)
 
 
@@ -33,6 +33,13 @@ class Line(NamedTuple):
     number: int = 0  # the number of lost bytes, or the exit code
     partial: bool = False  # its newline has not arrived
     host: str = ""  # set if there are several hosts
+
+
+def priority(line: Line) -> int:
+    """Return the priority of a line as in syslog(3): that of an abnormal end is err, as that of standard error."""
+    if line.kind in ("closed", "exited"):
+        return 3 if abnormal(line.number) else 6
+    return {"out": 6, "err": 3, "lost": 4}[line.kind]
 
 
 class Assembler:
@@ -94,7 +101,7 @@ class Choice(NamedTuple):
             return False
         if line.kind == "lost":
             return True
-        if PRIORITY[line.kind] not in self.priorities:
+        if priority(line) not in self.priorities:
             return False
         if self.grep is None:
             return True
@@ -160,20 +167,6 @@ def oldest_lines(lines: Iterable[Line], count: int) -> Iterator[Line]:
         yield line
 
 
-def exit_text(code: int) -> str:
-    """Describe how a process has ended."""
-    if code == 256:
-        return "ended, exit code unknown"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    import signal
-
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
-
-
 def note(line: Line) -> str:
     """Return the text of a line that is not output."""
     if line.kind == "lost":
@@ -198,7 +191,8 @@ class Look(NamedTuple):
             return _json(line, self.host)
         head = b"" if self.style == "cat" else self.head(line).encode("utf-8", "replace")
         if line.kind not in STREAMS:
-            return head and head + self._painted(f"-- {note(line)} --".encode(), DIM) + b"\n"
+            colour = RED if line.kind != "lost" and abnormal(line.number) else DIM
+            return head and head + self._painted(f"-- {note(line)} --".encode(), colour) + b"\n"
         text = line.data if self.raw else safe(line.data.removesuffix(b"\r")).encode()
         return head + (self._painted(text, RED) if line.kind == "err" else text) + b"\n"
 
@@ -220,7 +214,7 @@ def _fields(line: Line, host: str | None) -> dict[str, bytes]:
         "_HOSTNAME": host or "",
         "PAPAD_NAME": line.name,
         "SYSLOG_IDENTIFIER": line.name,
-        "PRIORITY": str(PRIORITY[line.kind]),
+        "PRIORITY": str(priority(line)),
         "PAPAD_STREAM": line.kind if line.kind in STREAMS else "",
         "PAPAD_LOST": str(line.number) if line.kind == "lost" else "",
         "PAPAD_EXIT_CODE": str(line.number) if line.kind in ("closed", "exited") else "",

@@ -13,6 +13,7 @@ from papad.ctl.render import DIM, GREEN, RED, on_terminal, output_stream, paint,
 from papad.ctl.run import FAILED, complain, standard_input
 from papad.ctl.times import span, stamp
 from papad.errors import Error
+from papad.protocol.exits import abnormal, exit_text
 
 
 def listing(call: Call, session: Session) -> int:
@@ -20,7 +21,17 @@ def listing(call: Call, session: Session) -> int:
     kind = call.command.words[1]
     if call.flag("json"):
         return _print_json(session.client().describe(kind, *call.words))
-    return _print(call, session.client().command("list", kind, *call.words))
+    answer = session.client().command("list", kind, *call.words)
+    return _print(call, _without_dead_pids(answer) if kind == "processes" else answer)
+
+
+def _without_dead_pids(lines: str) -> str:
+    """Leave out the pids of processes that have ended: another process may have the number by now."""
+
+    def shown(line: re.Match[str]) -> str:
+        return line[0] if line["running"] == "True" else f"{line['name']} pid=- running=False started="
+
+    return re.sub(r"(?m)^(?P<name>.*?) pid=\d+ running=(?P<running>True|False) started=", shown, lines)
 
 
 def make_socket(call: Call, session: Session) -> int:
@@ -44,7 +55,7 @@ def make_process(call: Call, session: Session) -> int:
     if call.flag("json"):
         _print_json(session.client().describe("processes", name))
     else:
-        _print(call, answer)
+        _print(call, _without_dead_pids(answer))
     if re.match(r" pid=\d+ running=False ", answer[len(name) :]):  # a new one is always told as running
         return _has_ended(session, name)
     if watched:
@@ -232,7 +243,7 @@ def _process_lines(processes: list[dict[str, Any]]) -> list[str]:
     lines = table(heads, rows)
     for number, process in enumerate(processes, 1):
         if not process["running"]:
-            lines[number] = paint(lines[number], DIM if process["code"] == 0 else RED)
+            lines[number] = paint(lines[number], RED if abnormal(process["code"]) else DIM)
     return lines
 
 
@@ -241,7 +252,7 @@ def _process_row(process: dict[str, Any]) -> list[str]:
     since = process["started"] if process["running"] else process["ended"]
     ago = span(time.time() - since) + ("" if process["running"] else " ago") if since else ""
     cpu = "" if process["cpu"] is None else f"{process['cpu']:.1f} s"
-    pid = str(process["pid"] or "")
+    pid = str(process["pid"]) if process["running"] else ""
     if process["removed"]:
         state += ", removed"
     if process.get("held_by"):
@@ -251,8 +262,6 @@ def _process_row(process: dict[str, Any]) -> list[str]:
 
 
 def _ended(code: int | None) -> str:
-    from papad.ctl.lines import exit_text
-
     return "ended" if code is None else exit_text(code)
 
 

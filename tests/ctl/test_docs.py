@@ -81,13 +81,12 @@ def _table(text: str) -> str:
     rows = text.splitlines()
     made = [rows[0].split()]
     for row in rows[1:]:
-        name, pid, *rest = row.split(maxsplit=2)
-        state = "running" if rest[0].startswith("running") else "ended with exit code 3"
-        assert rest[0].startswith(state)
-        assert pid.isdecimal()
-        sizes = re.findall(r"[\d.]+ k?M?B", rest[0])
-        running = state == "running"
-        made.append([name, "4437" if running else "4441", state, "2 s" if running else "2 s ago", "0.0 s" * running])
+        found = re.fullmatch(r"(\S+) +(\d+ +running|ended with exit code 3) .*", row)
+        assert found
+        name, running = found[1], found[2].endswith("running")
+        state = "running" if running else found[2]
+        sizes = re.findall(r"[\d.]+ k?M?B", row)
+        made.append([name, "4437" if running else "", state, "2 s" if running else "2 s ago", "0.0 s" * running])
         made[-1] += ["1.6 MB" if running else "", *sizes[-2:]]
     from papad.ctl.render import table
 

@@ -141,8 +141,8 @@ def test_grep_that_finds_nothing_is_status_1(ctl: Papactl) -> None:
 
 def test_priorities_are_those_of_the_journal(ctl: Papactl) -> None:
     ctl.runs("p", "echo fine; echo bad >&2; exit 3")
-    assert texts(ctl.out("output", "-p", "err")) == ["p: bad"]
-    assert texts(ctl.out("output", "-p", "4..7")) == ["p: fine", "p: -- ended with exit code 3 --"]
+    assert texts(ctl.out("output", "-p", "err")) == ["p: bad", "p: -- ended with exit code 3 --"]
+    assert texts(ctl.out("output", "-p", "4..7")) == ["p: fine"]
     assert ctl.out("output", "-p", "crit") == "-- No entries --\n"
     assert ctl.out("output", "-q", "-p", "crit") == ""
     assert ctl("output", "-p", "grave").status == 2

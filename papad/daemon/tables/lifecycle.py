@@ -27,11 +27,9 @@ from papad.daemon.output.ring import STREAMS, Ring
 from papad.daemon.tables.launch import Spec
 from papad.daemon.tables.process import IllegalTransition, Process, State
 from papad.errors import Error
+from papad.protocol.exits import UNKNOWN_CODE, abnormal, exit_text
 
 log = logging.getLogger("papad")
-
-UNKNOWN_CODE = 256
-"""Reported when the real exit code is unknown; no process can exit with it."""
 
 _KEY = "process:"
 _LARGE_PIPE = 1 << 20  # bytes: pipe-max-size (pipe(7))
@@ -336,7 +334,8 @@ class Lifecycle:
         try:
             self._store.write(key(process), {"exit": [code, when]})
         finally:
-            log.info("process %s ended with code %d", process.name, code, extra={"PAPAD_NAME": process.name})
+            level = logging.ERROR if abnormal(code) else logging.INFO
+            log.log(level, "process %s %s", process.name, exit_text(code), extra={"PAPAD_NAME": process.name})
             self._close_pidfd(process)
             self._settle(process)
 

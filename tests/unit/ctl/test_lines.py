@@ -212,6 +212,8 @@ def test_notes_and_colour() -> None:
     assert plain.format(line(b"", "closed", 256)) == b"Nov 23 19:03:57 p: -- ended, exit code unknown --\n"
     told = b"Nov 23 19:03:57 p: -- ended with exit code 3; a child of it still holds its output --\n"
     assert plain.format(line(b"", "exited", 3)) == told
+    assert b"\x1b[31m-- killed by SIGSEGV --" in colourful.format(line(b"", "closed", -11))
+    assert b"\x1b[2m-- killed by SIGTERM --" in colourful.format(line(b"", "closed", -15))
     assert Look("cat").format(line(b"", "closed", 3)) == b""
     assert colourful.format(line(kind="err")) == b"Nov 23 19:03:57 p: \x1b[31mhello\x1b[0m\n"
     assert Look("cat", colour=True).format(line(kind="err")) == b"\x1b[31mhello\x1b[0m\n"
@@ -256,6 +258,10 @@ def test_choices() -> None:
     assert not pattern.wants(line(b"", "closed", 4))
     errors = Choice(priorities=priorities("err"))
     assert [kind for kind in ("out", "err", "lost", "closed") if errors.wants(line(kind=kind))] == ["err", "lost"]
+    ends = [(kind, code) for kind in ("closed", "exited") for code in (0, 1, -15, -11)]
+    assert [end for end in ends if errors.wants(line(b"", *end))] == [
+        (kind, code) for kind in ("closed", "exited") for code in (1, -11)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from papad.ctl.things import _count, _process_row, _readable, _server_lines, _socket_row
+from papad.ctl.things import _count, _process_row, _readable, _server_lines, _socket_row, _without_dead_pids
 from tests.support.waiting import wait_until
 from tests.unit.ctl.support import Here
 
@@ -43,10 +43,10 @@ def test_the_row_of_a_socket(more: dict[str, object], row: list[str]) -> None:
             {"running": False, "pid": None, "code": -9},
             ["p", "", "killed by SIGKILL", "", "1.2 s", "1.5 kB", "0 B", "0 B"],
         ),
-        ({"running": False, "memory": None}, ["p", "7", "ended", "", "1.2 s", "", "0 B", "0 B"]),
+        ({"running": False, "memory": None}, ["p", "", "ended", "", "1.2 s", "", "0 B", "0 B"]),
         (
             {"running": False, "code": 1, "held": True, "held_by": "sleep (pid 9)"},
-            ["p", "7", "ended with exit code 1, output held by sleep (pid 9)", "", "1.2 s", "1.5 kB", "0 B", "0 B"],
+            ["p", "", "ended with exit code 1, output held by sleep (pid 9)", "", "1.2 s", "1.5 kB", "0 B", "0 B"],
         ),
         ({"name": "\u202ep"}, ["\\u202ep", "7", "running", "", "1.2 s", "1.5 kB", "0 B", "0 B"]),
     ],
@@ -181,3 +181,17 @@ def test_who_holds_the_output_of_a_process_that_has_ended_is_named(here: Here) -
     os.killpg(pid, signal.SIGKILL)
     wait_until(lambda: here.described("x")["closed"], "its child has ended")
     assert "held by" not in here.out("status", "x")
+
+
+def test_a_list_shows_no_pid_of_a_process_that_has_ended(here: Here) -> None:
+    lines = (
+        "a pid=1 running=True started=1.5 args=echo b pid=2 running=False started=3",
+        "c pid=4 running=False started=1.5 args=echo d pid=5 running=False started=3",
+    )
+    shown = (lines[0], lines[1].replace("pid=4", "pid=-"))
+    assert _without_dead_pids("\n".join(lines)) == "\n".join(shown)
+    here.runs("x", "exit 3")
+    assert here.out("list", "processes", "x").startswith("x pid=- running=False started=")
+    assert str(here.described("x")["pid"]) not in here.out("status").replace(str(here.daemon.pid), "")
+    done = here("make", "process", "x", "--", "/bin/sh", "-c", "exit 3")
+    assert done.out.startswith("x pid=- running=False started=")

@@ -29,6 +29,23 @@ def test_a_signal_is_a_negative_code(talk: Talk, number: signal.Signals) -> None
     assert watch(talk, "x") == [("closed", "x", -number)]
 
 
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("exit 0", "INFO: process x ended with exit code 0"),
+        ("exit 3", "ERROR: process x ended with exit code 3"),
+        ("kill -SEGV $$", "ERROR: process x killed by SIGSEGV"),
+        ("kill -TERM $$", "INFO: process x killed by SIGTERM"),
+    ],
+)
+def test_the_log_tells_an_end_in_words_and_an_abnormal_one_as_an_error(
+    talk: Talk, papad: Daemon, script: str, told: str
+) -> None:
+    shell(talk, "x", script)
+    watch(talk, "x")
+    assert f"papad: {told}\n" in papad.log
+
+
 @pytest.mark.parametrize("order", [">&2; exec 2>&-; sleep 0.05; seq 2000", "; exec >&-; sleep 0.05; seq 2000 >&2"])
 def test_both_pipes_are_captured_to_the_end_when_one_closes_early(talk: Talk, order: str) -> None:
     shell(talk, "x", f"echo early {order}")
