@@ -67,7 +67,7 @@ _ANSWERS = (
     (r'Unknown option .*Type "help (.*)"', "papactl help {0} lists them"),
     (
         "The rlimit value for",
-        "Use a number or infinity. To set soft and hard limits apart, lower the soft one with prlimit(1)",
+        "For example: --rlimit nofile=4096, --rlimit as=2g, --rlimit core=0:infinity",
     ),
     (
         r"was removed and still runs \(pid (\d+)\)",
@@ -92,6 +92,7 @@ _ANSWERS = (
         "Name the values, or give a prefix of their names: papactl remove values 'release*'",
     ),
     ("Bad working_dir", "--working-dir must exist and be accessible to the --uid user"),
+    ("Bad stdin", "--stdin must exist and be readable for the --uid user"),
     (
         "Unknown rlimit",
         "Use a name from setrlimit(2), in lower case: nofile, nproc, core, as, cpu, data, fsize, memlock, stack ...",

@@ -47,9 +47,29 @@ _PROCESS_OPTIONS = (
     Option("uid", "the user, by number or name", "u", "USER", protocol="uid"),
     Option("gid", "the group, by number or name", "g", "GROUP", protocol="gid"),
     Option("working-dir", "the directory to start in", "d", "DIR", protocol="working_dir", completes="files"),
-    Option("env", "set an environment variable; there are no others", "E", "NAME=VALUE", protocol="env."),
+    Option("env", "set an environment variable", "E", "NAME=VALUE", protocol="env."),
     Option(
-        "rlimit", "set a resource limit, soft and hard: a number or infinity", metavar="NAME=LIMIT", protocol="rlimit."
+        "env-file",
+        "add the variables of this file, with NAME=VALUE lines; with - before the path, it may be missing",
+        metavar="PATH",
+        protocol="env_file",
+        completes="files",
+    ),
+    Option("login-env", "set HOME, USER, LOGNAME and SHELL for the user", protocol="login_env"),
+    Option(
+        "rlimit",
+        "set a resource limit: a number, with k, m or g for sizes, or infinity; or SOFT:HARD",
+        metavar="NAME=LIMIT",
+        protocol="rlimit.",
+    ),
+    Option("umask", "its umask, in octal (default: 022)", metavar="UMASK", protocol="umask"),
+    Option("nice", "its niceness, from -20 to 19", metavar="N", protocol="nice"),
+    Option(
+        "stdin",
+        "a file for its standard input, opened as its user",
+        metavar="PATH",
+        protocol="stdin",
+        completes="files",
     ),
     Option("shell", "pass the command, its words joined by spaces, to /bin/sh -c", protocol="shell"),
     Option("stdout", "0 discards it, 1 captures it (default)", metavar="0|1", choices=("0", "1"), protocol="stdout"),
@@ -149,9 +169,10 @@ COMMANDS = (
         "things:make_process",
         "make process NAME [OPTION...] [--] COMMAND [ARGUMENT...]",
         "Launch a process",
-        "Its environment is exactly what --env sets. $(socket.NAME.fileno) and $(socket.NAME.port) are replaced in arguments, not in\n"
-        "--env; quote them for your shell. Options may also be written as in the protocol (uid=www-data). The same command once more\n"
-        "answers the process that is there; of one that has ended it says so, and exits with 1, unless --again starts it anew.",
+        "Its environment is exactly what --env, --env-file and --login-env set, in that order of precedence. $(socket.NAME.fileno) and\n"
+        "$(socket.NAME.port) are replaced in arguments, not in --env; quote them for your shell. Options may also be written as in the\n"
+        "protocol (uid=www-data). The same command once more answers the process that is there; of one that has ended it says so, and\n"
+        "exits with 1, unless --again starts it anew.",
         _PROCESS_OPTIONS,
         least=2,
         most=None,

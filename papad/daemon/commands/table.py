@@ -15,10 +15,11 @@ from typing import Any
 
 from papad.daemon.commands import describe
 from papad.daemon.commands.grammar import Arguments, Command, Grammar, Option
+from papad.daemon.commands.process_options import PROCESS_OPTIONS, PROCESS_PREFIXES
 from papad.daemon.commands.roles import Role
 from papad.daemon.delivery.reader import Query, Reading
 from papad.daemon.delivery.watch import Watch
-from papad.daemon.tables.launch import parse_names, parse_size, specify
+from papad.daemon.tables.launch import parse_size, specify
 from papad.daemon.tables.lookups import aside
 from papad.daemon.tables.process import Process
 from papad.daemon.tables.processes import Processes
@@ -221,33 +222,6 @@ def _seconds(text: str) -> float:
     raise ValueError("a number of seconds since 1970")
 
 
-def _standard_error(text: str) -> int | str:
-    if text not in ("0", "1", "stdout"):
-        raise ValueError("0, 1 or stdout")
-    return text if text == "stdout" else int(text)
-
-
-PROCESS_OPTIONS = (
-    Option("uid", str, "the user, by number or name (default: papad's own)"),
-    Option("gid", str, "the group, by number or name (default: that of uid)"),
-    Option("working_dir", str, "the directory it starts in, an absolute path (default: /)"),
-    Option("shell", flag, "1 hands the command to /bin/sh -c"),
-    Option("stdout", whole(0, 1), "0 discards it, 1 captures it (default)"),
-    Option("stderr", _standard_error, "0 discards it, 1 captures it (default), stdout joins it to stdout"),
-    Option(
-        "bufsize", parse_size, "how much output is kept, in bytes or with k, m, g (default: 1m; 0 captures nothing)"
-    ),
-    Option("output", parse_size, "another name for bufsize"),
-    Option("journal", flag, "1 also forwards each line to the journal, with PAPAD_NAME=, stderr with priority err"),
-    Option(
-        "listen",
-        parse_names,
-        "NAME[,NAME...]: pass these sockets as systemd does, from descriptor 3 on, with LISTEN_FDS",
-    ),
-    Option("again", flag, "1 starts it anew if the process of that name has ended, in whose place it comes"),
-    Option("watch", flag, "1 begins to watch the process at once"),
-)
-
 OUTPUT_OPTIONS = (
     Option("last", whole(0, 2**31 - 1), "only the newest so many records, of all processes together"),
     Option("bytes", parse_size, "only the newest so many bytes, of all processes together; k, m, g as with bufsize"),
@@ -293,16 +267,13 @@ COMMANDS = (
         words=("make", "process"),
         usage="make process NAME [OPTION=VALUE ...] COMMAND [ARGUMENT ...]",
         summary="Launch a process",
-        help="Its environment is exactly what env. gives it. It inherits all sockets; $(socket.NAME.fileno) and $(socket.NAME.port) in"
-        "\nan argument are replaced. The same name with the same options and command answers the process that is there already,"
-        "\nrunning or ended. With again=1, one that has ended is replaced, whatever its options were: what of its output is not"
-        "\nacknowledged is gone, as with remove. If the new one cannot be started, the old one stays as it was.",
+        help="Its environment is exactly what env., env_file and login_env give it. It inherits all sockets; $(socket.NAME.fileno)"
+        "\nand $(socket.NAME.port) in an argument are replaced. The same name with the same options and command answers the process"
+        "\nthat is there already, running or ended. With again=1, one that has ended is replaced, whatever its options were: what of"
+        "\nits output is not acknowledged is gone, as with remove. If the new one cannot be started, the old one stays as it was.",
         needs_name="Process requires a name",
         options=PROCESS_OPTIONS,
-        prefixes={
-            "env.NAME": "a variable of its environment",
-            "rlimit.NAME": "a resource limit, soft and hard; see setrlimit(2)",
-        },
+        prefixes=PROCESS_PREFIXES,
         examples=(
             "make process web uid=www-data env.PATH=/usr/bin python3 -m http.server $(socket.web.port)",
             "make process uwsgi bufsize=64k rlimit.nofile=4096 /usr/bin/uwsgi --socket fd://$(socket.uwsgi.fileno)",

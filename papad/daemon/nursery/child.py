@@ -47,15 +47,22 @@ def become(spawn: dict[str, Any], fds: list[int], nursery: socket.socket) -> NoR
             if signal.getsignal(number) is not signal.SIG_DFL and number not in (signal.SIGKILL, signal.SIGSTOP):
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        os.umask(0o022)
+        umask = spawn.get("umask")
+        os.umask(0o022 if umask is None else umask)
         _reset_oom_score()
         step = "Bad rlimit"
         _limit(spawn["nofile"], spawn["rlimits"])
+        if spawn.get("nice") is not None:
+            step = "Bad nice"
+            os.setpriority(os.PRIO_PROCESS, 0, spawn["nice"])
         step = "Bad uid or gid"
         _change_user(spawn["uid"], spawn["gid"], spawn["groups"])
         if spawn["working_dir"]:
             step = "Bad working_dir"
             os.chdir(spawn["working_dir"])
+        if spawn.get("stdin"):
+            step = "Bad stdin"
+            os.dup2(os.open(spawn["stdin"], os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC), 0)
         step = "Bad command"
         _exec(spawn["args"], spawn["env"] | _listen_variables(spawn.get("listen")))
     except BaseException as error:
@@ -87,13 +94,14 @@ def _arrange(targets: list[int], fds: list[int], nursery: socket.socket) -> sock
     return nursery
 
 
-def _limit(nofile: int, rlimits: dict[str, int]) -> None:
+def _limit(nofile: int, rlimits: dict[str, int | list[int]]) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     infinity = resource.RLIM_INFINITY
     soft = hard if nofile == infinity else nofile if hard == infinity else min(nofile, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for name, value in rlimits.items():
-        resource.setrlimit(getattr(resource, "RLIMIT_" + name.upper()), (value, value))
+        both = (value, value) if isinstance(value, int) else (value[0], value[1])
+        resource.setrlimit(getattr(resource, "RLIMIT_" + name.upper()), both)
 
 
 def _change_user(uid: int | None, gid: int | None, groups: list[int] | None) -> None:

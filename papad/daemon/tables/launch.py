@@ -10,16 +10,17 @@ import os
 import pwd
 import resource
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from papad.daemon.tables import lookups
+from papad.daemon.tables import envfile, lookups
 from papad.daemon.tables.sockets import FIRST_FILENO, Socket, Sockets, clone
 from papad.errors import Error
 from papad.protocol.options import number
 
 _DEFAULT_BUFSIZE = 1 << 20
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_NO_SIZES = ("cpu", "nice", "rtprio", "rttime")  # limits of time or priority, where m is not 2^20
 _SPARE_DESCRIPTORS = 64  # kept free of processes: a restart needs some to take back the others
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _MAX_BUFSIZE = 1 << 40
@@ -31,7 +32,7 @@ class Spec:
 
     args: list[str]
     env: dict[str, str]
-    rlimits: dict[str, int]
+    rlimits: dict[str, int | list[int]]  # soft and hard, or the two apart
     working_dir: str | None = None
     shell: bool = False
     out: int = 1
@@ -41,6 +42,11 @@ class Spec:
     gid: int | None = None
     journal: bool = False  # forward each line to the journal
     listen: list[str] | None = None  # names of sockets to pass as systemd does
+    env_file: str | None = None  # its path, perhaps after a "-"; what is in it is read at the start, and not kept
+    login_env: bool = False  # set HOME, USER, LOGNAME and SHELL
+    umask: int | None = None
+    nice: int | None = None
+    stdin: str | None = None
 
 
 def differences(asked: Spec, there: Spec) -> Iterator[str]:
@@ -53,7 +59,8 @@ def differences(asked: Spec, there: Spec) -> Iterator[str]:
                 f"rlimit.{limit}: {_shown(one)} instead of {_shown(two)}" for limit, one, two in _compared(new, old)
             )
         else:
-            yield f"{name}: {_shown(new)} instead of {_shown(old)}"
+            shown = _octal if name == "umask" else _shown
+            yield f"{name}: {shown(new)} instead of {shown(old)}"
 
 
 def _options(spec: Spec) -> dict[str, Any]:
@@ -70,8 +77,12 @@ def _compared(new: dict[str, Any], old: dict[str, Any]) -> Iterator[tuple[str, A
 
 def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(value)
+        return (":" if value and isinstance(value[0], int) else " ").join(map(str, value))
     return "none" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _octal(value: int | None) -> str:
+    return "none" if value is None else f"{value:03o}"
 
 
 def parse_size(text: str) -> int:
@@ -99,9 +110,10 @@ def specify(options: dict[str, Any], args: list[str]) -> Spec:
     uid, gid = _user(options.get("uid", "")), _group(options.get("gid", ""))
     if uid and gid is None:
         gid = pwd.getpwuid(uid).pw_gid
-    directory = options.get("working_dir") or None
-    if directory and not os.path.isabs(directory):
-        raise Error(f'working_dir must be an absolute path, not "{directory}"')
+    paths: dict[str, Any] = {name: options.get(name) or None for name in ("working_dir", "env_file", "stdin")}
+    for name, path in paths.items():
+        if path and not os.path.isabs(path.removeprefix("-") if name == "env_file" else path):
+            raise Error(f'{name} must be an absolute path, not "{path}"')
     env = options.get("env.", {})
     if any("\0" in arg for arg in args):
         raise Error("Arguments cannot hold the character NUL")
@@ -115,14 +127,17 @@ def specify(options: dict[str, Any], args: list[str]) -> Spec:
         args,
         env,
         limits,
-        directory,
-        options.get("shell", False),
+        shell=options.get("shell", False),
+        **paths,
         **captured,
         bufsize=bufsize,
         uid=uid,
         gid=gid,
         journal=options.get("journal", False),
         listen=options.get("listen"),
+        login_env=options.get("login_env", False),
+        umask=options.get("umask"),
+        nice=options.get("nice"),
     )
 
 
@@ -215,14 +230,46 @@ def groups_of(spec: Spec) -> list[int] | None:
     return lookups.groups_of(user.pw_name, user.pw_gid if spec.gid is None else spec.gid)
 
 
-def request(spec: Spec, args: list[str], groups: list[int] | None) -> dict[str, Any]:
-    """Return the part of a spawn request that follows from the spec."""
+def login_env(spec: Spec) -> dict[str, str]:
+    """Return the variables that a login would set for the user of a process. Raises Error.
+
+    It looks the user up, which may take long.
+    """
+    uid = os.geteuid() if spec.uid is None else spec.uid
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        raise Error(f"login_env needs the entry of a user, and {uid} has none") from None
+    return {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": user.pw_shell or "/bin/sh"}
+
+
+@dataclass(frozen=True)
+class LookedUp:
+    """What a process is started with that is not in its spec."""
+
+    groups: list[int] | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    """Variables, which those of the spec go before."""
+
+
+async def looked_up(spec: Spec) -> LookedUp:
+    """Look up groups and variables, aside where that may take long. Raises Error."""
+    groups = await lookups.aside(groups_of, spec) if spec.uid is not None else None
+    env = await lookups.aside(login_env, spec) if spec.login_env else {}
+    if spec.env_file:
+        env |= await lookups.aside(envfile.read, spec.env_file, source=lookups.FILES)
+    return LookedUp(groups, env)
+
+
+def request(spec: Spec, args: list[str], found: LookedUp) -> dict[str, Any]:
+    """Return the part of a spawn request that follows from the spec and what was looked up."""
     wanted = {
         key: value
         for key, value in asdict(spec).items()
-        if key in ("env", "rlimits", "working_dir", "uid", "gid", "listen")
+        if key in ("rlimits", "working_dir", "uid", "gid", "listen", "umask", "nice", "stdin")
     }
-    return wanted | {"args": ["/bin/sh", "-c", *args] if spec.shell else args, "groups": groups}
+    command = ["/bin/sh", "-c", *args] if spec.shell else args
+    return wanted | {"args": command, "env": found.env | spec.env, "groups": found.groups}
 
 
 def _user(text: str) -> int | None:
@@ -247,15 +294,29 @@ def _group(text: str) -> int | None:
         raise Error(f"No such group: {text!r}") from None
 
 
-def _limit(name: str, text: str) -> tuple[str, int]:
+def _limit(name: str, text: str) -> tuple[str, int | list[int]]:
     if not hasattr(resource, "RLIMIT_" + name.upper()):
         raise Error(f'Unknown rlimit "{name}"')
-    try:
-        value = resource.RLIM_INFINITY if text in ("infinity", "unlimited") else int(text)
-    except ValueError:
-        raise Error(f'The rlimit value for "{name}" must be an integer, not "{text}"') from None
-    if not -1 <= value < 1 << 63:
-        raise Error(
-            f'The rlimit value for "{name}" must be from 0 to {(1 << 63) - 1}, or -1 for no limit, not "{text}"'
-        )
-    return name.lower(), value
+    name = name.lower()
+    soft, colon, hard = text.partition(":")
+    found = [_limit_value(name, each, text) for each in ((soft, hard) if colon else (soft,))]
+    if len(found) == 1 or found[0] == found[1]:
+        return name, found[0]
+    if found[0] == resource.RLIM_INFINITY or resource.RLIM_INFINITY != found[1] < found[0]:
+        raise Error(f'The rlimit value for "{name}" must not have a soft limit above the hard one, not "{text}"')
+    return name, found
+
+
+def _limit_value(name: str, text: str, whole: str) -> int:
+    if text in ("infinity", "unlimited", "-1"):
+        return resource.RLIM_INFINITY
+    digits, unit = text, 1
+    if text[-1:].lower() in _UNITS and name not in _NO_SIZES:
+        digits, unit = text[:-1], _UNITS[text[-1].lower()]
+    value = number(digits) * unit
+    if value < 0:
+        sizes = "" if name in _NO_SIZES else ", with k, m or g after it if you like"
+        raise Error(f'The rlimit value for "{name}" must be a number{sizes}, or infinity, or SOFT:HARD, not "{whole}"')
+    if value >= 1 << 63:
+        raise Error(f'The rlimit value for "{name}" must be from 0 to {(1 << 63) - 1}, or infinity, not "{whole}"')
+    return value

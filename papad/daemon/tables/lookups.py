@@ -1,4 +1,4 @@
-"""Look-ups of users, groups and hosts, aside and with a deadline.
+"""Look-ups of users, groups and hosts, and of files of users, aside and with a deadline.
 
 A slow directory (nsswitch.conf(5)) holds up only who asks, and not for ever.
 """
@@ -13,6 +13,7 @@ import os
 import pwd
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from papad.errors import Error
@@ -21,23 +22,35 @@ _DEADLINE = 5.0  # seconds
 _MOST = 32  # threads; one that hangs stays as long as it hangs
 
 _libc = ctypes.CDLL(None)
-_running: set[threading.Thread] = set()
-
 T = TypeVar("T")
 
 
-async def aside(function: Callable[..., T], *args: Any) -> T:
+@dataclass(eq=False)
+class Source:
+    """What may take long to answer. What hangs on one takes no threads of another."""
+
+    what: str
+    instead: str
+    """What users can do if it does not answer."""
+    running: set[threading.Thread] = field(default_factory=set)
+
+
+DIRECTORY = Source("the directory of users, groups or hosts", "use numbers")
+FILES = Source("the file system of an env_file", "give the variables with env.")
+
+
+async def aside(function: Callable[..., T], *args: Any, source: Source = DIRECTORY) -> T:
     """Return what a function returns that runs in a thread. Raises what it raises, or Error after a deadline.
 
     Then its outcome is of no interest any more.
     """
-    if len(_running) >= _MOST:
-        raise Error("the directory of users, groups or hosts does not answer; try again later, or use numbers")
+    if len(source.running) >= _MOST:
+        raise Error(f"{source.what} does not answer; try again later, or {source.instead}")
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
 
     def finish(settle: Callable[[Any], None], with_what: Any) -> None:
-        _running.discard(thread)
+        source.running.discard(thread)
         if not outcome.done():
             settle(with_what)
 
@@ -52,14 +65,12 @@ async def aside(function: Callable[..., T], *args: Any) -> T:
 
     # A daemon thread: papad can end while it hangs.
     thread = threading.Thread(target=run, name="look-up", daemon=True)
-    _running.add(thread)
+    source.running.add(thread)
     thread.start()
     try:
         return await asyncio.wait_for(outcome, _DEADLINE)
     except TimeoutError:
-        raise Error(
-            f"the directory of users, groups or hosts has not answered within {_DEADLINE:g} s; use numbers"
-        ) from None
+        raise Error(f"{source.what} has not answered within {_DEADLINE:g} s; {source.instead}") from None
 
 
 def groups_of(user: str, gid: int) -> list[int]:

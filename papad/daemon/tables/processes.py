@@ -20,7 +20,6 @@ from papad.daemon.output.ring import Ring
 from papad.daemon.tables import launch
 from papad.daemon.tables.launch import Spec
 from papad.daemon.tables.lifecycle import Follower, Lifecycle, NeverBegun, key, pipe_name
-from papad.daemon.tables.lookups import aside
 from papad.daemon.tables.patterns import select
 from papad.daemon.tables.process import Process, State
 from papad.daemon.tables.sockets import Sockets
@@ -74,12 +73,12 @@ class Processes:
         With `again`, one that has ended is replaced, whatever its spec. Raises Error, or OSError for
         lack of resources; then nothing is left behind, and nothing is replaced.
         """
-        groups = None
-        if spec.uid is not None and self._existing(name, again=again) is None:
-            groups = await aside(launch.groups_of, spec)
+        found = launch.LookedUp()
+        if self._existing(name, again=again) is None:
+            found = await launch.looked_up(spec)
         while (process := self._existing(name, again=again)) is None:
             if self._spawner.pid:
-                process = self._begin(name, spec, groups)
+                process = self._begin(name, spec, found)
                 break
             await self._spawner.ensure()
         try:
@@ -110,10 +109,11 @@ class Processes:
             raise Error(
                 f"Cannot start a process: {process.spec.args[0]} could not be executed within {_START_TIMEOUT:g} s. "
                 "Does its file system hang, or does somebody hold a lease on it?"
+                + (" Or does nobody write to its stdin?" if process.spec.stdin else "")
             )
         return ready.result()
 
-    def _begin(self, name: str, spec: Spec, groups: list[int] | None) -> Process:
+    def _begin(self, name: str, spec: Spec, found: launch.LookedUp) -> Process:
         """Record a process and hand it to the nursery; `ready` tells when it has started.
 
         Raises Error or OSError.
@@ -140,7 +140,7 @@ class Processes:
             fields["inodes"] = [os.fstat(fd).st_ino for fd in pipes.values()]
             self._store.begin(key(process), fields)
             cleanup_on_fail.callback(self._store.erase, key(process))
-            request = launch.request(spec, args, groups)
+            request = launch.request(spec, args, found)
             request |= {"id": process.id, "targets": [0, 1, 2, *inherited], "hold": list(pipes)}
             self._spawner.spawn(request, [*standard, *inherited.values(), *pipes.values()])
             for held_as, fd in pipes.items():

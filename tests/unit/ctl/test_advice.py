@@ -53,7 +53,7 @@ ANSWERED = {
     "make process x FOO=1 /bin/true": "To set an environment variable: --env FOO=VALUE",
     "make process x foo.bar=1 /bin/true": "papactl help make process lists them",
     "make socket x colour=red": "papactl help make socket lists them",
-    "make process x rlimit.core=many /bin/true": "Use a number or infinity.",
+    "make process x rlimit.core=many /bin/true": "--rlimit as=2g",
     "make process x rlimit.cores=1 /bin/true": "Use a name from setrlimit(2)",
     "make process there /bin/true": "papactl remove processes there",
     "make process removed /bin/sleep 600": "To end it: kill ",
@@ -62,6 +62,7 @@ ANSWERED = {
     "make process x /nonexistent": "make process takes a name, then the command.",
     "make process x $(socket.web.port)": "To make it: papactl make socket web",
     "make process x working_dir=/dev/null /bin/true": "--working-dir must exist",
+    "make process x stdin=/nonexistent /bin/true": "--stdin must exist",
     "remove values": "papactl remove values 'release*'",
     "get": "",
 }

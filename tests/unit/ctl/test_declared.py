@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 
 from papad.ctl.declared import COMMANDS, COMMON
+from papad.daemon.commands.process_options import PROCESS_OPTIONS
 from papad.daemon.commands.table import COMMANDS as PROTOCOL
-from papad.daemon.commands.table import PROCESS_OPTIONS
 from papad.protocol.options import SOCKET_OPTIONS
 
 

@@ -85,6 +85,17 @@ def test_one_user_cannot_take_all_connections(tmp_path: Path) -> None:
         assert daemon.ask("get x") == ""
 
 
+def test_a_standard_input_that_nobody_writes_to_delays_only_the_command_that_wants_it(tmp_path: Path) -> None:
+    varied_copy(tmp_path, "daemon/tables/processes.py", "_START_TIMEOUT = 30.0", "_START_TIMEOUT = 1.0")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with running_papad(tmp_path, cwd=tmp_path) as daemon, daemon.connect() as talk:
+        talk.send(f"make process hangs stdin={fifo} /bin/cat\n")
+        assert "pid=" in daemon.ask("make process x /bin/true")
+        assert talk.until(b"\n> ").decode().endswith("Or does nobody write to its stdin?\n> ")
+        assert "hangs" not in daemon.ask("list processes")
+
+
 def test_a_program_whose_exec_hangs_delays_only_the_command_that_wants_it(tmp_path: Path) -> None:
     varied_copy(tmp_path, "daemon/tables/processes.py", "_START_TIMEOUT = 30.0", "_START_TIMEOUT = 1.0")
     hanging = Hanging(tmp_path)

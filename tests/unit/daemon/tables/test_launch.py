@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from papad.daemon.tables.launch import Spec, groups_of, inherit, parse_size, request, specify, standard_streams
+from papad.daemon.tables.launch import (
+    LookedUp,
+    Spec,
+    groups_of,
+    inherit,
+    parse_size,
+    request,
+    specify,
+    standard_streams,
+)
 from papad.daemon.tables.sockets import Sockets
 from papad.errors import Error
 from papad.protocol import wire
@@ -52,7 +61,7 @@ def test_a_user_brings_its_group_along() -> None:
     assert specify({"uid": str(user.pw_uid), "gid": "0"}, ["x"]).gid == 0
     assert groups_of(spec) == os.getgrouplist("nobody", user.pw_gid)
     assert groups_of(specify({}, ["x"])) is None
-    assert request(spec, ["x"], [7])["groups"] == [7]
+    assert request(spec, ["x"], LookedUp([7]))["groups"] == [7]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +84,15 @@ def test_a_user_brings_its_group_along() -> None:
         {"rlimit.": {"nofile": "9" * 30}},
         {"rlimit.": {"nofile": "9" * 5000}},
         {"rlimit.": {"": "1"}},
+        {"rlimit.": {"nofile": "5:4"}},
+        {"rlimit.": {"nofile": "infinity:4"}},
+        {"rlimit.": {"nofile": "1:2:3"}},
+        {"rlimit.": {"nofile": ":"}},
+        {"rlimit.": {"cpu": "1m"}},
+        {"rlimit.": {"as": "9" * 18 + "g"}},
+        {"env_file": "relative"},
+        {"env_file": "-relative"},
+        {"stdin": "relative"},
     ],
     ids=lambda options: repr(options)[:40],
 )
@@ -85,7 +103,12 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
 
 
 def test_a_shell_gets_the_command_as_one_argument() -> None:
-    assert request(specify({"shell": True}, ["a b", "c"]), ["a b", "c"], None)["args"] == ["/bin/sh", "-c", "a b", "c"]
+    assert request(specify({"shell": True}, ["a b", "c"]), ["a b", "c"], LookedUp())["args"] == [
+        "/bin/sh",
+        "-c",
+        "a b",
+        "c",
+    ]
 
 
 @pytest.fixture

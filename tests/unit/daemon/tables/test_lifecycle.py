@@ -19,7 +19,7 @@ from papad.daemon.commands.table import Tables
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.durable import parcel
 from papad.daemon.durable import store as store_module
-from papad.daemon.tables.launch import specify
+from papad.daemon.tables.launch import LookedUp, specify
 from papad.daemon.tables.process import IllegalTransition, State
 from papad.daemon.tables.sockets import specify as specify_socket
 from papad.errors import Error
@@ -57,6 +57,12 @@ STATES = {
     "killed": ("echo a; kill -9 $$", {}, {"out": "a\n", "err": ""}, -9),
     "joined": ("echo a; read x <{gate}; echo b >&2", {"stderr": "stdout"}, {"out": "a\nb\n", "err": ""}, 0),
     "stdout=0": ("echo a; read x <{gate}; echo b >&2; exit 1", {"stdout": 0}, {"out": "", "err": "b\n"}, 1),
+    "options": (
+        "umask; ulimit -n; read x <{gate}; exit 2",
+        {"umask": 0o27, "nice": 3, "stdin": "/dev/zero", "rlimit.": {"nofile": "64:128"}, "login_env": True},
+        {"out": "0027\n64\n", "err": ""},
+        2,
+    ),
     "bufsize=0": ("echo a; read x <{gate}; exit 5", {"bufsize": 0}, {"out": "", "err": ""}, 5),
     "bufsize=3": ("echo abc; read x <{gate}; echo def; exit 6", {"bufsize": 3}, {"out": "f\n", "err": ""}, 6),
     "grandchild": ("(read x <{gate}; echo late) & echo a; exit 7", {}, {"out": "a\nlate\n", "err": ""}, 7),
@@ -337,7 +343,7 @@ def test_spawned_without_forked_is_not_taken_for_a_start(lives: Lives) -> None:
 
     async def act(tables: Tables) -> list[Any]:
         await make(tables, "first", "exit 0")  # there is a nursery
-        process = tables.processes._begin("x", specify({}, ["/bin/sleep", "60"]), None)
+        process = tables.processes._begin("x", specify({}, ["/bin/sleep", "60"]), LookedUp())
         acknowledged: list[str] = []
         spawner = tables.processes._spawner
         acknowledge = spawner.acknowledge

@@ -40,10 +40,30 @@ def test_after_the_deadline_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     async def run() -> None:
         with pytest.raises(Error, match=r"has not answered within 0\.1 s"):
             await aside(hanging.wait)
-        assert len(lookups._running) == 1
+        assert len(lookups.DIRECTORY.running) == 1
         hanging.set()
         async with asyncio.timeout(10):
-            while lookups._running:  # noqa: ASYNC110 - a thread ends it
+            while lookups.DIRECTORY.running:  # noqa: ASYNC110 - a thread ends it
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+
+
+def test_what_hangs_on_files_takes_no_thread_of_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "_DEADLINE", 0.01)
+    monkeypatch.setattr(lookups, "_MOST", 1)
+    hanging = threading.Event()
+
+    async def run() -> None:
+        with pytest.raises(Error, match="the file system of an env_file has not answered within"):
+            await aside(hanging.wait, source=lookups.FILES)
+        with pytest.raises(Error, match="the file system of an env_file does not answer; try again later, or give"):
+            await aside(divmod, 7, 3, source=lookups.FILES)
+        monkeypatch.setattr(lookups, "_DEADLINE", 10.0)
+        assert await aside(divmod, 7, 3) == (2, 1)
+        hanging.set()
+        async with asyncio.timeout(10):
+            while lookups.FILES.running:  # noqa: ASYNC110 - a thread ends it
                 await asyncio.sleep(0.01)
 
     asyncio.run(run())
@@ -104,7 +124,7 @@ def test_there_are_only_so_many_that_hang(monkeypatch: pytest.MonkeyPatch) -> No
 
     asyncio.run(run())
     wait_until(lambda: not any(thread.name == "look-up" for thread in threading.enumerate()), "all have ended")
-    lookups._running.clear()
+    lookups.DIRECTORY.running.clear()
 
 
 def test_a_loop_that_has_ended_is_left_alone() -> None:
@@ -122,4 +142,4 @@ def test_a_loop_that_has_ended_is_left_alone() -> None:
     asyncio.run(run())
     assert ended.wait(10)
     wait_until(lambda: not any(thread.name == "look-up" for thread in threading.enumerate()), "the thread has ended")
-    lookups._running.clear()
+    lookups.DIRECTORY.running.clear()
