@@ -37,7 +37,7 @@ def _without_dead_pids(lines: str) -> str:
 def make_socket(call: Call, session: Session) -> int:
     """Run `make socket`."""
     name = call.words[0]
-    answer = session.client().command("make", "socket", name, options=dict(call.pairs))
+    answer = session.client().command("make", "socket", name, options={"backlog": "auto", **dict(call.pairs)})
     return _print_json(session.client().describe("sockets", name)) if call.flag("json") else _print(call, answer)
 
 

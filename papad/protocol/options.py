@@ -75,6 +75,19 @@ def owner(text: str) -> str:
     return ":".join(str(number(part)) if part.isdecimal() else part for part in parts)
 
 
+AUTO = -1
+"""The backlog that suits any program: AUTO_BACKLOG for a new socket, and any for one that is there."""
+AUTO_BACKLOG = 4096  # as net.core.somaxconn (Linux 5.4), beyond which the kernel does not go by default
+
+
+def backlog(text: str) -> int:
+    """Parse a backlog, or `auto`, which is AUTO. The ValueError says what is expected."""
+    try:
+        return AUTO if text == "auto" else whole(0, 2**31 - 1)(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+
+
 class SocketOption(NamedTuple):
     """One option of `make socket`. `parse` returns its value; its ValueError says what is expected.
 
@@ -90,17 +103,18 @@ class SocketOption(NamedTuple):
     choices: tuple[str, ...] = ()
     completes: str = ""  # files: what papactl completes
     octal: bool = False  # papactl takes it in octal, as umask(1) does; the protocol in decimal
+    default: tuple[str, str] = ("", "")  # what is said of it in the protocol and in papactl, where they differ
     sockopt: tuple[int, int] | None = None  # level and option for setsockopt(2), set before bind
 
     @property
     def help(self) -> str:
         """What `help make socket` says about it."""
-        return self._described("" if self.metavar else "1 to ", base="decimal")
+        return self._described("" if self.metavar else "1 to ", base="decimal") + self.default[0]
 
     @property
     def papactl_help(self) -> str:
         """What papactl says about it."""
-        return self._described("", base="octal")
+        return self._described("", base="octal") + self.default[1]
 
     def _described(self, before: str, *, base: str) -> str:
         sockets = f"{self.only}: " if self.only else ""
@@ -122,7 +136,14 @@ SOCKET_OPTIONS = (
         "TYPE",
         choices=tuple(TYPES),
     ),
-    SocketOption("backlog", whole(0, 2**31 - 1), "how many connections may wait to be accepted (default: 5)", "N"),
+    SocketOption(
+        "backlog",
+        backlog,
+        "how many connections may wait to be accepted; auto: "
+        f"{AUTO_BACKLOG} for a new socket, and for one that is there what it has",
+        "N",
+        default=(" (default: 5)", " (default: auto)"),
+    ),
     SocketOption(
         "path",
         str,

@@ -123,11 +123,17 @@ def make_socket(
 ) -> Request[dict[str, Any]]:
     """Make a socket, or return the existing one if it has the same options.
 
+    Without a `backlog`, a new one has 4096, and an existing one may have any.
     `mode` and `owner` are those of the path: 0o660 or "0660", and "USER", "USER:GROUP" or ":GROUP".
     `others` are options of papad by their names in the protocol; a flag is given as 1.
     """
     octal = f"{mode:04o}" if isinstance(mode, int) else mode
-    options: dict[str, object] = {"backlog": backlog, "mode": octal, "owner": owner, **others}
+    options: dict[str, object] = {
+        "backlog": "auto" if backlog is None else backlog,
+        "mode": octal,
+        "owner": owner,
+        **others,
+    }
     if family is not None:
         options["family"] = _known(_FAMILIES, family, "socket family")
     if socket_type is not None:

@@ -34,7 +34,7 @@ def test_sockets(ctl: Papactl, papad: Daemon) -> None:
 def test_every_socket_option(ctl: Papactl, tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     made = ctl.out("make", "socket", "u", "--family=unix", "--type=stream", "--path", path, "--umask", "077")
-    assert made.startswith(f"u family=unix type=stream backlog=5 path={path} umask=63 fileno=")
+    assert made.startswith(f"u family=unix type=stream backlog=4096 path={path} umask=63 fileno=")
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
     assert "umask: 0077\n" in ctl.out("describe", "sockets", "u")
     assert ctl("make", "socket", "v", "--path", path, "--umask", "9").err.startswith(

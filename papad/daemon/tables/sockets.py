@@ -19,7 +19,7 @@ from papad.daemon.tables import lookups
 from papad.daemon.tables.nodes import Node, Owner, bind_path, unlink
 from papad.daemon.tables.patterns import select
 from papad.errors import Error
-from papad.protocol.options import FAMILIES, SOCKET_OPTIONS, TYPES
+from papad.protocol.options import AUTO, AUTO_BACKLOG, FAMILIES, SOCKET_OPTIONS, TYPES
 
 log = logging.getLogger("papad")
 
@@ -59,9 +59,10 @@ class Spec:
     def satisfied_by(self, other: Spec) -> bool:
         """Return whether a socket with the spec `other` is what this spec asks for.
 
-        Port 0 matches any port; reuseport is ignored.
+        Port 0 matches any port, and AUTO any backlog; reuseport is ignored.
         """
-        return replace(self, port=self.port or other.port, reuseport=other.reuseport) == other
+        backlog = other.backlog if self.backlog == AUTO else self.backlog
+        return replace(self, backlog=backlog, port=self.port or other.port, reuseport=other.reuseport) == other
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ class Sockets:
         fileno = FIRST_FILENO
         while str(fileno) in used:
             fileno += 1
+        if spec.backlog == AUTO:
+            spec = replace(spec, backlog=AUTO_BACKLOG)
         with contextlib.ExitStack() as cleanup_on_fail:
             sock, node = _open(spec, address, cleanup_on_fail)
             if spec.port is not None and not spec.port:

@@ -118,6 +118,17 @@ def test_families_types_and_interfaces_combine(home: Home, line: str, host: str,
             assert end.recv(10) == b"hello"
 
 
+def test_an_automatic_backlog_is_large_for_a_new_socket_and_any_for_one_that_is_there(home: Home) -> None:
+    made = home.make("x backlog=auto")
+    assert made.spec.backlog == 4096
+    assert home.make("x backlog=auto") is home.make("x backlog=4096") is made
+    with pytest.raises(Error, match="already been created"):
+        home.make("x")  # the original's default, 5
+    small = home.make("y")
+    assert home.make("y backlog=auto") is small
+    assert small.spec.backlog == 5
+
+
 def test_the_backlog_is_the_given_one(home: Home) -> None:
     made = home.make("x backlog=1")
     with contextlib.ExitStack() as stack:
