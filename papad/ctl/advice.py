@@ -81,10 +81,20 @@ _ANSWERS = (
         "Address already in use",
         "ss -ltnp shows which process uses it. A process that has inherited a removed socket keeps it until it exits",
     ),
+    (r"Cannot resolve host ([^\s:]+):(\d+) as", "The port has an option of its own: --host {0} --port {1}"),
+    (r"Cannot resolve host \[(\S+)\]:(\d+) as", "The port has an option of its own: --host {0} --port {1}"),
     ("as an address of this family", "An IPv6 address needs --family inet6"),
     (
-        "Bad command",
+        r"Bad command - \[Errno 2\] .*: '[^/']+'$",
         "make process takes a name, then the command. papad looks it up in the PATH of --env, or else in /bin and /usr/bin",
+    ),
+    (
+        r"Bad command - \[Errno 2\]",
+        "make process takes a name, then the command. Neither this file nor the interpreter in its first line may be missing",
+    ),
+    (
+        r"Bad command - \[Errno 13\]",
+        "make process takes a name, then the command, which must be executable for the --uid user",
     ),
     ("Socket (.*) not found", "To make it: papactl make socket {0}"),
     (

@@ -87,15 +87,30 @@ def _watch(session: Session, name: str) -> int:
 
 
 def remove(call: Call, session: Session) -> int:
-    """Run `remove`; a bare `*` means all. For processes, report those that are still running."""
+    """Run `remove`; a bare `*` means all. Report processes that are still running, and who still has a socket."""
     kind = call.command.words[1]
+    sockets = session.client().describe(kind, *call.words) if kind == "sockets" else []
     session.client().command("remove", kind, *call.words)
+    if sockets and not session.host:
+        _report_sharers(sockets, session)
     for each in session.client().describe(kind, *call.words) if kind == "processes" else []:
         name = safe_text(each["name"])
         print(
-            f"{name} is still running (pid {each['pid']}); its output is discarded from now on, and its name is free once it exits"
+            f"{name} is still running (pid {each['pid']}), for papad ends no process; its output is discarded from now on, "
+            "and its name is free once it exits"
         )
     return 0
+
+
+def _report_sharers(sockets: list[dict[str, Any]], session: Session) -> None:
+    """Report the processes that still have sockets which were removed, as far as we can see them."""
+    from papad.ctl.holders import sharers
+
+    (server,) = session.client().describe("server")
+    found = sharers([each["inode"] for each in sockets], (1, server["pid"], server["nursery"] or 0))
+    for each in sockets:
+        if who := found[each["inode"]]:
+            print(f"{safe_text(each['name'])} stays open until those exit that have it: {', '.join(who)}")
 
 
 def set_value(call: Call, session: Session) -> int:

@@ -125,7 +125,7 @@ SOCKET_OPTIONS = (
     SocketOption(
         "family",
         one_of(FAMILIES),
-        "inet, inet6 or unix (default: unix if there is a path, otherwise inet)",
+        "inet, inet6 or unix (default: unix if there is a path, inet6 if host is an IPv6 address, otherwise inet)",
         "FAMILY",
         choices=tuple(FAMILIES),
     ),

@@ -281,7 +281,8 @@ def test_an_interrupted_watch_says_that_the_process_runs_on(ctl: Papactl) -> Non
 def test_a_process_that_is_removed_runs_on(ctl: Papactl) -> None:
     pid = ctl.json("make", "process", "p", "--json", "/bin/sleep", "600")[0]["pid"]
     assert ctl.out("remove", "processes", "p") == (
-        f"p is still running (pid {pid}); its output is discarded from now on, and its name is free once it exits\n"
+        f"p is still running (pid {pid}), for papad ends no process; its output is discarded from now on, and its name is "
+        "free once it exits\n"
     )
 
 

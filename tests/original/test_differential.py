@@ -23,6 +23,7 @@ DIFFERENCES = {
     "ignored": "ignores options that do not apply and words after the options, and makes another socket than asked for",
     "interface": "imports a module that Python 3 does not have",
     "internal": "answers with the text of an exception from inside it, where papad says what is wrong",
+    "ipv6": "fails on an IPv6 address unless family=inet6 is given, too",
     "no-meaning": "an option set to 0 counts as set",
     "numbers": "its help promises file numbers and process ids as names, which it does not know",
     "one-pipe-closed": "stops capturing when one of the two pipes closes",

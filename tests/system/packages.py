@@ -65,7 +65,11 @@ def next_version(source: Path) -> None:
     edit(launch, field, f"    note: str | None = None\n{field}")
     edit(launch, given, f'        note=options.get("note"),\n{given}')
     option = '    Option("journal"'
-    edit(source / "papad/daemon/commands/table.py", option, f'    Option("note", str, "what it is for"),\n{option}')
+    edit(
+        source / "papad/daemon/commands/process_options.py",
+        option,
+        f'    Option("note", str, "what it is for"),\n{option}',
+    )
     # Another program of the nursery, so that it is renewed.
     edit(source / "papad/daemon/nursery/main.py", "PROTOCOL = 2\n", "PROTOCOL = 2\n_NEXT = True\n")
     (source / "papad/of_the_next_version.py").write_text("")

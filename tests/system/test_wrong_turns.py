@@ -33,8 +33,8 @@ papactl: working_dir must be an absolute path, not "relative"
 [1]
 
 $ papactl make process x --rlimit nofile=many -- /bin/true
-papactl: The rlimit value for "nofile" must be an integer, not "many"
-Use a number or infinity. To set soft and hard limits apart, lower the soft one with prlimit(1)
+papactl: The rlimit value for "nofile" must be a number, with k, m or g after it if you like, or infinity, or SOFT:HARD, not "many"
+For example: --rlimit nofile=4096, --rlimit as=2g, --rlimit core=0:infinity
 [1]
 
 $ papactl make process x --rlimit files=1 -- /bin/true
@@ -57,13 +57,23 @@ papactl: Socket web not found
 To make it: papactl make socket web
 [1]
 
-$ papactl make socket six --host ::
+$ papactl make process x -- /bin/nosuch --flag
+papactl: Bad command - [Errno 2] No such file or directory: '/bin/nosuch'
+make process takes a name, then the command. Neither this file nor the interpreter in its first line may be missing
+[1]
+
+$ papactl make socket any --host 0.0.0.0:80
+papactl: Cannot resolve host 0.0.0.0:80 as an address of this family
+The port has an option of its own: --host 0.0.0.0 --port 80
+[1]
+
+$ papactl make socket six --family inet --host ::
 papactl: Cannot resolve host :: as an address of this family
 An IPv6 address needs --family inet6
 [1]
 
 $ papactl make socket web --port 8080
-web family=inet type=stream backlog=5 host=127.0.0.1 port=8080 fileno=64
+web family=inet type=stream backlog=4096 host=127.0.0.1 port=8080 fileno=64
 
 $ papactl make socket other --port 8080
 papactl: Bind failed on 127.0.0.1:8080: [Errno 98] Address already in use
@@ -71,18 +81,19 @@ ss -ltnp shows which process uses it. A process that has inherited a removed soc
 [1]
 
 $ papactl make socket web --port 8081
-papactl: Socket for web has already been created - web family=inet type=stream backlog=5 host=127.0.0.1 port=8080 fileno=64
+papactl: Socket for web has already been created - web family=inet type=stream backlog=4096 host=127.0.0.1 port=8080 fileno=64
 [1]
 
 $ papactl make process holder -- /bin/sleep 600
 holder pid=N running=True started=N args=/bin/sleep 600
 
 $ papactl make process holder -- /bin/sleep 601
-papactl: Process for holder has already been created - holder pid=N running=True started=N args=/bin/sleep 600
+papactl: Process for holder has already been created - holder pid=N running=True started=N args=/bin/sleep 600 - it differs in args: /bin/sleep 601 instead of /bin/sleep 600
 The name is free once the process has ended and was watched to its end, or is removed: papactl remove processes holder
 [1]
 
 $ papactl remove sockets web
+web stays open until those exit that have it: sleep (pid N)
 
 $ papactl make socket web --port 8080 --backlog 100
 papactl: Bind failed on 127.0.0.1:8080: [Errno 98] Address already in use
@@ -90,7 +101,12 @@ ss -ltnp shows which process uses it. A process that has inherited a removed soc
 [1]
 
 $ papactl remove processes holder
-holder is still running (pid N); its output is discarded from now on, and its name is free once it exits
+holder is still running (pid N), for papad ends no process; its output is discarded from now on, and its name is free once it exits
+
+$ papactl make process holder -- /bin/sleep 600
+papactl: Process for holder has already been created - holder pid=N running=True started=N args=/bin/sleep 600 - it was removed and still runs (pid N); the name is free once it has ended
+papad never stops a process. To end it: kill N
+[1]
 
 $ papactl output nosuch
 papactl: nosuch not found
@@ -131,13 +147,13 @@ $ papactl e
 papactl: error: unknown command 'e'
 papactl help lists the commands
 [2]
-"""
+"""  # noqa: E501 - word for word
 
 
 def said(machine: Machine, typed: str) -> str:
     """What a command prints, the numbers that differ each time left out, and a status that is not 0."""
     done = machine.run("sh", "-c", typed.removeprefix("$ "), check=False)
-    text = re.sub(r"(pid[= ]|started=)[\d.]+", r"\1N", done.stdout + done.stderr)
+    text = re.sub(r"(pid[= ]|started=|kill )[\d.]+", r"\1N", done.stdout + done.stderr)
     return text + (f"[{done.returncode}]\n" if done.returncode else "")
 
 

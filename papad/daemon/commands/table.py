@@ -284,7 +284,7 @@ COMMANDS = (
         words=("remove", "processes"),
         usage="remove processes [PATTERN ...]",
         summary="Stop recording the output of processes by name or PID",
-        help="They run on; each is forgotten when it ends. " + _PATTERN_HELP.format("a PID"),
+        help="This ends nothing: they run on, and each is forgotten when it ends. " + _PATTERN_HELP.format("a PID"),
         examples=("remove processes nginx", "r p 3698"),
         handler=remove_processes,
     ),

@@ -202,7 +202,7 @@ def specify(options: dict[str, Any]) -> Spec:
     # A flag is 1, or as if it had not been given.
     options = {name: 1 if value is True else value for name, value in options.items() if value is not False}
     path = options.get("path")
-    family = options.get("family", "unix" if path else "inet")
+    family = options.get("family", "unix" if path else "inet6" if _is_ipv6(options.get("host", "")) else "inet")
     sockopts = {each.name: options[each.name] for each in SOCKET_OPTIONS if each.sockopt and each.name in options}
     spec = Spec(family, options.get("type", "stream"), options.get("backlog", 5), sockopts=sockopts)
     if family == "unix":
@@ -341,6 +341,11 @@ def look_up(spec: Spec) -> tuple[Spec, Any]:
     if spec.path:
         return (replace(spec, owner=lookups.owner(spec.owner)) if spec.owner else spec), None
     return spec, _resolve(spec)
+
+
+def _is_ipv6(host: str) -> bool:
+    """Return whether a host is an IPv6 address, which only a socket of that family can have."""
+    return ":" in host and _is_numeric(host)
 
 
 def _is_numeric(host: str) -> bool:

@@ -195,3 +195,18 @@ def test_a_list_shows_no_pid_of_a_process_that_has_ended(here: Here) -> None:
     assert str(here.described("x")["pid"]) not in here.out("status").replace(str(here.daemon.pid), "")
     done = here("make", "process", "x", "--", "/bin/sh", "-c", "exit 3")
     assert done.out.startswith("x pid=- running=False started=")
+
+
+def test_who_still_has_a_removed_socket_is_told(here: Here) -> None:
+    here.out("make", "socket", "web")
+    here.out("make", "socket", "unused")
+    pid = here.out("make", "process", "x", "--", "/bin/sleep", "60").split()[1].removeprefix("pid=")
+    here.out("make", "socket", "late")
+    said = here.out("remove", "sockets", "*").splitlines()
+    assert said == [f"{name} stays open until those exit that have it: sleep (pid {pid})" for name in ("unused", "web")]
+    said = here.out("remove", "processes", "x").splitlines()
+    assert said == [
+        f"x is still running (pid {pid}), for papad ends no process; its output is discarded from now on, and its name is "
+        "free once it exits"
+    ]
+    os.kill(int(pid), signal.SIGKILL)

@@ -17,7 +17,7 @@ import pytest
 
 from papad.daemon.tables import sockets as module
 from papad.daemon.tables.nodes import bind_path
-from papad.daemon.tables.sockets import FIRST_FILENO
+from papad.daemon.tables.sockets import FIRST_FILENO, specify
 from papad.errors import Error
 from tests.support.homes import SocketsHome as Home
 from tests.support.homes import StoreHome
@@ -118,6 +118,16 @@ def test_families_types_and_interfaces_combine(home: Home, line: str, host: str,
             assert end.recv(10) == b"hello"
 
 
+@pytest.mark.parametrize(
+    ("options", "family"),
+    [("host=::1", "inet6"), ("host=::", "inet6"), ("host=127.0.0.1", "inet"), ("host=localhost", "inet"), ("", "inet")],
+)
+def test_an_ipv6_address_makes_the_family(options: str, family: str) -> None:
+    given = dict(pair.split("=") for pair in options.split())
+    assert specify(given).family == family
+    assert specify(given | {"family": "inet"}).family == "inet"
+
+
 def test_an_automatic_backlog_is_large_for_a_new_socket_and_any_for_one_that_is_there(home: Home) -> None:
     made = home.make("x backlog=auto")
     assert made.spec.backlog == 4096
@@ -140,7 +150,7 @@ def test_the_backlog_is_the_given_one(home: Home) -> None:
 
 REFUSED = {
     "x host=no.such.host.invalid": "Cannot resolve host",
-    "x host=::1": "Cannot resolve host ::1",
+    "x host=::1 family=inet": "Cannot resolve host ::1",
     "x family=inet6 host=127.0.0.1": "Cannot resolve host",
     "x host=192.0.2.1": "Bind failed on 192.0.2.1:0",
     "x interface=nowhere0": "There is no interface nowhere0; there are: .*lo",
