@@ -42,6 +42,8 @@ _OPTIONS = {
     **dict.fromkeys(("environment", "setenv", "e"), "env"),
     **dict.fromkeys(("address", "bind", "ip"), "host"),
     **dict.fromkeys(("limit", "ulimit"), "rlimit"),
+    **dict.fromkeys(("environment-file", "envfile"), "env-file"),
+    "input": "stdin",
     "tail": "lines",
     "format": "output",
 }

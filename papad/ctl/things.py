@@ -189,7 +189,8 @@ def _readable(key: str, value: Any) -> str:
 
         return safe_text(join(value))
     if isinstance(value, dict):
-        return safe_text(" ".join(f"{name}={each}" for name, each in value.items())) or "-"
+        texts = {name: ":".join(map(str, each)) if isinstance(each, list) else each for name, each in value.items()}
+        return safe_text(" ".join(f"{name}={each}" for name, each in texts.items())) or "-"
     return safe_text(value) if isinstance(value, str) else str(value)
 
 

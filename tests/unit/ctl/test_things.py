@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,7 @@ def test_the_row_of_a_process(more: dict[str, object], row: list[str]) -> None:
         ("args", ["a b", "", "c"], "'a b' '' c"),
         ("env", {"A": "1", "B": ""}, "A=1 B="),
         ("env", {}, "-"),
+        ("rlimits", {"nofile": [64, 1024], "as": 5}, "nofile=64:1024 as=5"),
         ("name", "a\x1bb", "a\\x1bb"),
         ("running", True, "True"),
         ("listen", [], ""),
@@ -210,3 +212,16 @@ def test_who_still_has_a_removed_socket_is_told(here: Here) -> None:
         "free once it exits"
     ]
     os.kill(int(pid), signal.SIGKILL)
+
+
+def test_the_options_of_a_process_are_passed_on(here: Here, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("A='from the file'\n")
+    options = f"--env-file {file} --login-env --umask 027 --nice 5 --stdin {file} --rlimit nofile=64:1k".split()
+    script = "echo $A; umask; ulimit -Sn; ulimit -Hn; cat"
+    here.out("make", "process", "x", *options, "-E", "PATH=/bin", "--", "/bin/sh", "-c", script)
+    wait_until(lambda: here.described("x")["closed"], "it has ended")
+    assert here.out("output", "x", "-o", "cat") == "from the file\n0027\n64\n1024\nA='from the file'\n"
+    shown = here.out("describe", "processes", "x")
+    for line in (f"env_file: {file}", "login_env: True", "umask: 0027", "nice: 5", f"stdin: {file}", "nofile=64:1024"):
+        assert line in shown
