@@ -129,11 +129,12 @@ class TestValues:
 
 
 class TestSockets:
-    def test_make_list_remove(self, p: Any, tmp_path: Path) -> None:
+    def test_make_list_remove(self, papa: ModuleType, p: Any, tmp_path: Path) -> None:
+        backlog = 5 if papa.__name__ == "papa" else 4096  # ours asks for one that suits a web site
         assert p.list_sockets() == {}
         made = p.make_socket("uwsgi")
         assert set(made) == {"family", "type", "backlog", "host", "port", "fileno"}
-        assert (made["family"], made["type"], made["backlog"], made["host"]) == ("inet", "stream", 5, "127.0.0.1")
+        assert (made["family"], made["type"], made["backlog"], made["host"]) == ("inet", "stream", backlog, "127.0.0.1")
         assert made["port"] > 0
         assert made["fileno"] > 2
         path = str(tmp_path / "u.sock")

@@ -33,7 +33,7 @@ papactl: working_dir must be an absolute path, not "relative"
 [1]
 
 $ papactl make process x --rlimit nofile=many -- /bin/true
-papactl: The rlimit value for "nofile" must be a number, with k, m or g after it if you like, or infinity, or SOFT:HARD, not "many"
+papactl: The rlimit value for "nofile" must be an integer, not "many"
 For example: --rlimit nofile=4096, --rlimit as=2g, --rlimit core=0:infinity
 [1]
 

@@ -315,8 +315,7 @@ def _limit_value(name: str, text: str, whole: str) -> int:
         digits, unit = text[:-1], _UNITS[text[-1].lower()]
     value = number(digits) * unit
     if value < 0:
-        sizes = "" if name in _NO_SIZES else ", with k, m or g after it if you like"
-        raise Error(f'The rlimit value for "{name}" must be a number{sizes}, or infinity, or SOFT:HARD, not "{whole}"')
+        raise Error(f'The rlimit value for "{name}" must be an integer, not "{whole}"')  # as the original says it
     if value >= 1 << 63:
         raise Error(f'The rlimit value for "{name}" must be from 0 to {(1 << 63) - 1}, or infinity, not "{whole}"')
     return value
