@@ -19,8 +19,12 @@ def writers(inodes: Collection[int]) -> dict[int, list[str]]:
 
 
 def sharers(inodes: Collection[int], besides: Collection[int]) -> dict[int, list[str]]:
-    """Return who has each of these sockets, for people, but for the pids `besides`."""
-    return _holders({f"socket:[{inode}]": inode for inode in inodes}, writing=False, besides=besides)
+    """Return who has each of these sockets, for people, but for the pids `besides`.
+
+    systemd is left out: its FD store is still letting go of them, and its forks have them until their exec.
+    """
+    found = _holders({f"socket:[{inode}]": inode for inode in inodes}, writing=False, besides=besides)
+    return {inode: [name for name in names if not name.startswith("systemd (")] for inode, names in found.items()}
 
 
 def _holders(wanted: dict[str, int], *, writing: bool, besides: Collection[int]) -> dict[int, list[str]]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from papad.ctl.holders import sharers, writers
 
 
 @contextmanager
-def holding(fd: int) -> Iterator[str]:
+def holding(fd: int, program: str = "/bin/sleep") -> Iterator[str]:
     """A child that has this descriptor and nothing else of ours, as it is to be named."""
-    with subprocess.Popen(["/bin/sleep", "60"], pass_fds=[fd], stdin=subprocess.DEVNULL) as popen:
+    with subprocess.Popen([program, "60"], pass_fds=[fd], stdin=subprocess.DEVNULL) as popen:
         try:
-            yield f"sleep (pid {popen.pid})"
+            yield f"{os.path.basename(program)} (pid {popen.pid})"
         finally:
             popen.kill()
 
@@ -38,3 +40,11 @@ def test_who_has_a_socket_is_named_but_for_those_who_are_known() -> None:
         with holding(sock.fileno()) as known, holding(sock.fileno()) as name:
             pid = int(known.removesuffix(")").rpartition(" ")[2])
             assert sharers([inode, 1], [pid]) == {inode: [name], 1: []}
+
+
+def test_the_service_manager_is_not_named(tmp_path: Path) -> None:
+    shutil.copy("/bin/sleep", tmp_path / "systemd")
+    with socket.socket() as sock:
+        inode = os.fstat(sock.fileno()).st_ino
+        with holding(sock.fileno(), str(tmp_path / "systemd")), holding(sock.fileno()) as name:
+            assert sharers([inode], ()) == {inode: [name]}
