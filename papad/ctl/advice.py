@@ -6,7 +6,7 @@ import re
 
 _PROCESS = "Did you mean: papactl make process NAME -- COMMAND"
 _MAKE = "Did you mean: papactl make socket NAME --port PORT, or papactl make process NAME -- COMMAND"
-_STOPPING = "papad never stops or signals a process. Find its pid with papactl list processes, and use kill"
+_STOPPING = "Did you mean: papactl signal NAME, which sends SIGTERM; papad itself never stops or restarts a process"
 _OUTPUT = "Did you mean: papactl output"
 _FOLLOW = "Did you mean: papactl output -f"
 _STATUS = "Did you mean: papactl status"
@@ -18,7 +18,7 @@ _WORDS = {
     "start": f"{_PROCESS}\nor, to start papad itself: systemctl enable --now papad.socket",
     **dict.fromkeys(("run", "launch", "spawn", "exec"), _PROCESS),
     **dict.fromkeys(("create", "add", "new"), _MAKE),
-    **dict.fromkeys(("stop", "kill", "restart", "reload", "signal", "term", "terminate"), _STOPPING),
+    **dict.fromkeys(("stop", "kill", "restart", "reload", "term", "terminate"), _STOPPING),
     **dict.fromkeys(("ps", "ls", "top", "info", "is-active"), _STATUS),
     **dict.fromkeys(("log", "logs", "cat", "journal", "journalctl"), _OUTPUT),
     **dict.fromkeys(("tail", "attach", "follow"), _FOLLOW),
@@ -46,6 +46,7 @@ _OPTIONS = {
     "input": "stdin",
     "tail": "lines",
     "format": "output",
+    **dict.fromkeys("AIKQTU0123456789", "signal"),  # as typed for kill(1): -9, -TERM
 }
 _OF_JOURNALCTL = {
     **dict.fromkeys(("u", "unit", "t", "identifier"), "Name processes without an option: papactl output NAME"),

@@ -208,7 +208,7 @@ class _State:
         else:
             option, value = self._option(word)
             if value is None:
-                self.pending = option
+                self.pending = None if option is not None and option.attached else option
             elif option is not None:
                 self._server(option, value)
 

@@ -125,6 +125,17 @@ class Session:
         client.timeout = 30.0
         return client
 
+    def run_there(self, words: list[str]) -> int:
+        """Run another command line of papactl on the other machine. Return its exit status.
+
+        Raises CannotConnect if it was not run.
+        """
+        assert self._tunnel is not None
+        try:
+            return self._tunnel.run(words)
+        except Unreachable as error:
+            raise CannotConnect(f"cannot run papactl on {self.host}: {error}") from None
+
     def drop(self) -> None:
         """Close the connection. The next use opens a new one."""
         if self._client is not None:

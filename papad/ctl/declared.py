@@ -118,6 +118,19 @@ _OUTPUT_OPTIONS = (
     Option("quiet", "do not report that there are no entries", "q"),
 )
 
+_SIGNAL_OPTIONS = (
+    Option("signal", "the signal, by name or number (default: TERM)", "s", "SIGNAL"),
+    Option("group", "signal all of its process group: what it started, unless that has left the group"),
+    Option(
+        "wait",
+        "wait until they have ended, SECONDS at most; exit with 1 if one has not",
+        metavar="SECONDS",
+        optional="inf",
+        attached=True,
+    ),
+    Option("kill-after", "with --wait, send SIGKILL to what has not ended by then; implies --wait", metavar="SECONDS"),
+)
+
 _TIMES = "TIME is 2026-11-23 17:17:20, 2026-11-23, 17:17, @SECONDS, now, today, yesterday, or relative: -1h, -1h30min, 10 min ago."
 
 COMMANDS = (
@@ -269,6 +282,31 @@ COMMANDS = (
         example="watch 'web.*'",
         completes="processes",
         live=True,
+    ),
+    Command(
+        ("signal",),
+        "signals:signal",
+        "signal [OPTION...] PATTERN...",
+        "Send a signal to processes, by default SIGTERM, and wait for their end if you like",
+        "papactl sends it, not papad, so it needs the permission that kill(1) needs. It never hits a stranger that has got the pid.",
+        _SIGNAL_OPTIONS,
+        least=1,
+        most=None,
+        missing="name the processes to signal; '*' means all",
+        example="signal --wait=30 --kill-after=10 web.1",
+        completes="processes",
+    ),
+    Command(
+        ("pid",),
+        "signals:pids",
+        "pid PATTERN...",
+        "Print the pids of processes that are running, one per line",
+        "Exit status 1 if none is running.",
+        least=1,
+        most=None,
+        missing="name the processes; '*' means all",
+        example="pid web.1",
+        completes="processes",
     ),
     Command(
         ("describe", "sockets"),

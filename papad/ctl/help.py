@@ -9,7 +9,11 @@ from papad.ctl.parser import Call, Usage, find, help_text, option_lines, summari
 
 STATUSES = (
     (0, "done"),
-    (1, "papad answered an error, the output could not be written, or --grep found nothing"),
+    (
+        1,
+        "papad answered an error, the output could not be written, --grep found nothing, or a process was not signalled "
+        "or has not ended in time",
+    ),
     (2, "the command line is wrong"),
     (3, "papad cannot be reached"),
     (130, "interrupted, with Ctrl-C"),

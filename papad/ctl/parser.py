@@ -45,6 +45,7 @@ class Option(NamedTuple):
     repeat: bool = False
     choices: tuple[str, ...] = ()
     optional: str | None = None  # the value if none is given; a value in the next word must be N, +N or `all`
+    attached: bool = False  # its optional value is never in the next word
     protocol: str = ""  # the option of the protocol it sets, or a prefix such as `env.`
     completes: str = ""  # sockets, processes, values or files: what to complete
     octal: bool = False  # typed in octal, as in umask(1); the protocol uses decimal
@@ -225,7 +226,7 @@ class _Parse:
         if value is not None:
             return value
         if option.optional is not None:
-            if following is not None and re.fullmatch(r"all|\+?\d+", following, re.ASCII):
+            if following is not None and not option.attached and re.fullmatch(r"all|\+?\d+", following, re.ASCII):
                 return self.argv.pop(0)
             return option.optional
         if following is None:

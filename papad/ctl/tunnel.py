@@ -39,7 +39,9 @@ class Tunnel:
             raise Usage(f"invalid host: {host!r}")
         before, destination = _destination(host)
         before += [_NO_QUESTIONS] if label is not None else []
-        self._command = ["ssh", *_OPTIONS, *before, "--", destination, _far_command(address)]
+        self._ssh = ["ssh", *_OPTIONS, *before, "--", destination]
+        self._far = ["papactl", *_far_options(address)]
+        self._command = [*self._ssh, shlex.join([*self._far, "stdio-bridge"])]
         self._simpler = shlex.join(["ssh", *before, destination, "papactl", "status"])
         self._label = (label or "").encode()
         self._said: set[bytes] = set()
@@ -64,6 +66,27 @@ class Tunnel:
                 near.close()
                 raise Unreachable(f"cannot run ssh: {error.strerror}") from None
         return near
+
+    def run(self, words: list[str]) -> int:
+        """Run another command line of papactl there, and print what it prints. Return its exit status.
+
+        Raises Unreachable if it was not run.
+        """
+        try:
+            done = subprocess.run(
+                [*self._ssh, shlex.join([*self._far, *words])],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+        except OSError as error:
+            raise Unreachable(f"cannot run ssh: {error.strerror}") from None
+        sys.stdout.buffer.write(done.stdout)
+        for line in done.stderr.splitlines():
+            self._say(line + b"\n")
+        if done.returncode in (127, 255):
+            raise Unreachable(_WHY[done.returncode])
+        return done.returncode
 
     def _say(self, line: bytes) -> None:
         """Print a line of ssh's standard error, but the same line only once.
@@ -135,6 +158,5 @@ def _destination(host: str) -> tuple[list[str], str]:
     return ["-p", found["port"]] if found["port"] else [], (found["user"] or "") + found["name"].strip("[]")
 
 
-def _far_command(address: str | int | None) -> str:
-    options = [] if address is None else ["--port" if isinstance(address, int) else "--socket", str(address)]
-    return shlex.join(["papactl", *options, "stdio-bridge"])
+def _far_options(address: str | int | None) -> list[str]:
+    return [] if address is None else ["--port" if isinstance(address, int) else "--socket", str(address)]

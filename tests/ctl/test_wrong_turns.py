@@ -25,7 +25,7 @@ $ papactl list things
 papactl: error: cannot list 'things'; list what? sockets, processes or values
 
 $ papactl s release 1
-papactl: error: ambiguous command s: status, set or shell?
+papactl: error: ambiguous command s: status, set, signal or shell?
 
 $ papactl describe s
 papactl: error: ambiguous command describe s: sockets or server?
@@ -91,7 +91,7 @@ Try: papactl get release
 
 $ papactl stop web
 papactl: error: unknown command 'stop'
-papad never stops or signals a process. Find its pid with papactl list processes, and use kill
+Did you mean: papactl signal NAME, which sends SIGTERM; papad itself never stops or restarts a process
 
 $ papactl start web
 papactl: error: unknown command 'start'

@@ -56,6 +56,7 @@ def describe_process(process: Process, viewer: int | None = None) -> dict[str, A
         "pid": process.pid,
         "running": process.exit is None,
         "started": process.started,
+        "ticks": process.ticks,
         "ended": None if process.exit is None else process.exit[1],
         "code": None if process.exit is None else process.exit[0],
         "closed": process.closed,

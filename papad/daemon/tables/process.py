@@ -94,7 +94,7 @@ class Process:
     started: float = 0.0
     """When it was forked, in seconds since 1970."""
     ticks: int = 0
-    """When it began, as proc.start_ticks tells; 0 if that is not known."""
+    """The same in clock ticks since the boot (proc.start_ticks), 0 if unknown: with the pid, names it for certain."""
     pidfd: int = -1
     """Ours; tells when it exits if the nursery cannot."""
     exit: tuple[int, float] | None = None

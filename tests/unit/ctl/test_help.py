@@ -33,7 +33,7 @@ def test_a_group_is_described_by_all_its_commands(words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["s"], "ambiguous command s: status, set or shell?"),
+        (["s"], "ambiguous command s: status, set, signal or shell?"),
         (["nonsense"], "unknown command 'nonsense'"),
         (["make", "x"], "cannot make 'x'; make what? socket or process"),
         (["exit"], "unknown command 'exit'"),

@@ -28,6 +28,8 @@ SHORTEST = {
     "g": "get",
     "o": "output",
     "w": "watch",
+    "si": "signal",
+    "p": "pid",
     "d so": "describe sockets",
     "d p": "describe processes",
     "d v": "describe values",
@@ -38,7 +40,7 @@ SHORTEST = {
     "c": "completion",
 }
 AMBIGUOUS = {
-    "s": "ambiguous command s: status, set or shell?",
+    "s": "ambiguous command s: status, set, signal or shell?",
     "d s": "ambiguous command describe s: sockets or server?",
 }
 
