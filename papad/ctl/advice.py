@@ -56,7 +56,7 @@ _OF_JOURNALCTL = {
     ),
     **dict.fromkeys(("N", "F", "fields", "field"), "Did you mean: -o json"),
     **dict.fromkeys(
-        ("c", "D", "M", "k", "cursor", "after-cursor"),
+        ("c", "D", "M", "k"),
         "Use journalctl; make process --journal forwards lines to the journal",
     ),
     "no-tail": "Did you mean: --lines=all",

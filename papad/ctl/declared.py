@@ -116,6 +116,14 @@ _OUTPUT_OPTIONS = (
     Option("all", "show control characters as they are", "a"),
     Option("pager-end", "start the pager at the end, with the newest 1000 lines", "e"),
     Option("quiet", "do not report that there are no entries", "q"),
+    Option(
+        "cursor-file",
+        "show what comes after the cursor in this file, and keep it up to date; without the file, show everything",
+        metavar="FILE",
+        completes="files",
+    ),
+    Option("after-cursor", "show what comes after this cursor", metavar="CURSOR"),
+    Option("show-cursor", "show the cursor after the last line"),
 )
 
 _SIGNAL_OPTIONS = (

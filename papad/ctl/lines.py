@@ -81,6 +81,11 @@ class Assembler:
     def _unfinished(self, key: tuple[int, str]) -> Line:
         return self._begun.pop(key)._replace(data=b"".join(self._parts.pop(key)), number=0)
 
+    def begun(self, id: int, stream: str) -> int | None:
+        """Return the position of the incomplete line of a stream, or None if there is none."""
+        first = self._begun.get((id, stream))
+        return None if first is None else first.position
+
     def flush(self, id: int | None = None) -> list[Line]:
         """Return the incomplete lines of one process, or of all."""
         keys = [key for key in self._begun if id is None or key[0] == id]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import BinaryIO
 
 from papad.client.connection import Client, connect, read
 from papad.ctl.connect import Session
+from papad.ctl.cursor import Cursor, CursorFile
 from papad.ctl.lines import (
     STREAMS,
     Assembler,
@@ -36,9 +38,11 @@ _PAGER_END = 1000  # lines to show with --pager-end
 def run(call: Call, session: Session) -> int:
     """Show captured output, and with -f follow it. Like grep, return 1 if nothing matches."""
     look = look_of(call, session, style_of(call))
+    if call.flag("follow") and call.flag("reverse"):
+        raise Usage("use either --reverse or --follow, not both")
+    if with_cursor(call):
+        return _from_cursor(call, session, look)
     if call.flag("follow"):
-        if call.flag("reverse"):
-            raise Usage("use either --reverse or --follow, not both")
         with output_stream(pager=False) as stream:
             _follow(call, session, _choice(call), count_of(call)[0], look, stream)
         return 0
@@ -57,6 +61,59 @@ def show(call: Call, found_lines: Iterable[Line], format: Callable[[Line], bytes
         if not shown and style_of(call).startswith("short") and not call.flag("quiet"):
             stream.write(b"-- No entries --\n")
     return int(call.text("grep") is not None and not found)
+
+
+def with_cursor(call: Call) -> bool:
+    """Return whether an option about cursors is given. Raises Usage if another one does not go with it."""
+    given = [each for each in ("cursor-file", "after-cursor", "show-cursor") if call.flag(each.replace("-", "_"))]
+    if not given:
+        return False
+    for other in ("reverse", "lines", "until", "pager-end"):
+        if call.flag(other.replace("-", "_")):
+            raise Usage(f"--{given[0]} cannot be combined with --{other}")
+    if call.flag("cursor_file") and call.flag("after_cursor"):
+        raise Usage("use either --cursor-file or --after-cursor, not both")
+    if call.flag("show_cursor") and call.flag("follow"):
+        raise Usage("--show-cursor cannot be combined with --follow; use --cursor-file")
+    return True
+
+
+def _from_cursor(call: Call, session: Session, look: Look) -> int:
+    """Show what comes after a cursor, and keep the cursor up to date if it is in a file."""
+    client, path, choice = session.client(), call.text("cursor_file"), _choice(call)
+    file = None if path is None else CursorFile(path, lambda: _ids(client))
+    try:
+        cursor = file.cursor if file else Cursor(call.text("after_cursor") or "")
+    except ValueError:
+        raise Usage(f"--after-cursor: not a cursor: {call.text('after_cursor')!r}", "--show-cursor shows one") from None
+    if call.flag("follow"):
+        with output_stream(pager=False) as stream:
+            _follow_cursor(call, session, choice, cursor, file, look, stream)
+        return 0
+    frames = client.output(*call.words, after=cursor.after, stream=call.text("stream"))
+    call = call._replace(options={**call.options, "no_pager": "1"})  # a pager may be left before all is shown
+    status = show(call, filter(choice.wants, _passed(frames, cursor)), look.format)
+    if file:
+        sys.stdout.flush()
+        file.save()
+    if call.flag("show_cursor"):
+        print(f"-- cursor: {cursor}")
+    return status
+
+
+def _ids(client: Client) -> list[int]:
+    with connect(client.address) as beside:
+        return [each["id"] for each in beside.describe("processes")]
+
+
+def _passed(frames: Iterable[Frame], cursor: Cursor) -> Iterator[Line]:
+    """Yield the complete lines after the cursor, and advance it."""
+    assembler = Assembler()
+    for frame in frames:
+        rest = cursor.rest(frame)
+        if rest is not None:
+            yield from assembler.feed(rest)
+            cursor.advance(rest, assembler)
 
 
 def style_of(call: Call) -> str:
@@ -173,8 +230,36 @@ def _follow(call: Call, session: Session, choice: Choice, count: int | None, loo
         show(assembler.flush())
 
 
-def _reading(call: Call) -> Reading:
-    return Reading(tuple(call.words), stream=call.text("stream"), follow=True)
+def _follow_cursor(
+    call: Call, session: Session, choice: Choice, cursor: Cursor, file: CursorFile | None, look: Look, stream: BinaryIO
+) -> None:
+    """Follow from a cursor on, across restarts of papad. A line is shown once it is complete."""
+    leave_with_reader()
+    connections: list[Client] = []
+    first = _beginning_with(session.client())
+    session.keep()
+    if file:
+        file.save()  # an error shows at once
+
+    def connection() -> Client:
+        connections[:] = [first()]
+        return connections[0]
+
+    def frames() -> Iterator[Frame]:
+        """Yield the frames; save the cursor when it is not known that more will come at once."""
+        for frame in read(_reading(call, cursor), connection, None):
+            yield frame
+            if file:
+                file.save_sometimes() if connections[0].ready else file.save()
+
+    for line in _passed(frames(), cursor):
+        if choice.wants(line):
+            stream.write(look.format(line))
+            stream.flush()
+
+
+def _reading(call: Call, cursor: Cursor | None = None) -> Reading:
+    return Reading(tuple(call.words), stream=call.text("stream"), follow=True, after=cursor.after if cursor else None)
 
 
 def _so_far(client: Client, call: Call, reading: Reading, assembler: Assembler) -> Iterator[Line]:

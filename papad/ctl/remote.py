@@ -58,6 +58,9 @@ def on_each(argv: list[str], call: Call) -> int:
 
     Return the highest exit status.
     """
+    for option in ("cursor_file", "after_cursor", "show_cursor"):
+        if call.flag(option):
+            raise Usage(f"--{option.replace('_', '-')} works with one host only")
     sessions = [Session(call.text("socket"), call.text("port"), host, label=f"{host}: ") for host in call.texts("host")]
     if call.command.hosts is Hosts.MERGE and not call.live:
         return _merged(call, sessions)
