@@ -21,6 +21,7 @@ _WORDS = {
     **dict.fromkeys(("stop", "kill", "restart", "reload", "term", "terminate"), _STOPPING),
     **dict.fromkeys(("ps", "ls", "top", "info", "is-active"), _STATUS),
     **dict.fromkeys(("log", "logs", "cat", "journal", "journalctl"), _OUTPUT),
+    **dict.fromkeys(("ship", "save", "collect"), "Did you mean: papactl archive, or papactl output --cursor-file"),
     **dict.fromkeys(("tail", "attach", "follow"), _FOLLOW),
     **dict.fromkeys(("show", "inspect"), "Did you mean: papactl describe"),
     **dict.fromkeys(("rm", "delete", "del"), _REMOVE),

@@ -249,6 +249,8 @@ class _State:
             return []
         if self.words and command.completes_first:
             return []
+        if command.folder_first and not self.words:
+            return [FILES]
         if command.choices:
             return [Candidate(each) for each in command.choices]
         return _commands(self.words) if command.completes == "commands" else self._names(command.completes)

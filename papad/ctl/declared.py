@@ -139,6 +139,21 @@ _SIGNAL_OPTIONS = (
     Option("kill-after", "with --wait, send SIGKILL to what has not ended by then; implies --wait", metavar="SECONDS"),
 )
 
+_ARCHIVE_OPTIONS = (
+    Option("output", "the format of the lines: " + ", ".join(FORMATS), "o", "FORMAT", choices=FORMATS),
+    Option(
+        "rotate-size", "begin a new file before it gets larger than SIZE, in bytes or with k, m or g", metavar="SIZE"
+    ),
+    Option(
+        "rotate-time", "begin a new file when the first line of the file is older than this: 12h, 1d", metavar="TIME"
+    ),
+    Option("keep", "keep only the newest N of the older files of each process (default: all)", metavar="N"),
+    Option("stream", "write only standard output or only standard error", metavar="out|err", choices=("out", "err")),
+    Option("once", "end when all that there is was written"),
+    Option("utc", "write times in UTC"),
+    Option("all", "write control characters as they are, as -o cat does", "a"),
+)
+
 _TIMES = "TIME is 2026-11-23 17:17:20, 2026-11-23, 17:17, @SECONDS, now, today, yesterday, or relative: -1h, -1h30min, 10 min ago."
 
 COMMANDS = (
@@ -272,6 +287,21 @@ COMMANDS = (
         most=None,
         completes="processes",
         hosts=Hosts.MERGE,
+    ),
+    Command(
+        ("archive",),
+        "archive:run",
+        "archive DIRECTORY [OPTION...] [PATTERN...]",
+        "Write the output of processes to files, each line exactly once",
+        "Each process has a file NAME.log. It goes on where it was, whoever was killed, and consumes nothing. SIGTERM ends it.",
+        _ARCHIVE_OPTIONS,
+        least=1,
+        most=None,
+        missing="archive needs the directory to write to",
+        example="archive /var/log/web --rotate-size 10m --keep 5 'web.*'",
+        completes="processes",
+        folder_first=True,
+        hosts=Hosts.REFUSE,
     ),
     Command(
         ("watch",),

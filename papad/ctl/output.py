@@ -224,7 +224,7 @@ def _follow(call: Call, session: Session, choice: Choice, count: int | None, loo
         except ConnectionLost:  # nothing has been shown yet, so start again
             reading, assembler, client = _reading(call), Assembler(), connect(client.address)
     try:
-        for frame in read(reading, _beginning_with(client), None):
+        for frame in read(reading, beginning_with(client), None):
             show(assembler.feed(frame))
     finally:
         show(assembler.flush())
@@ -236,7 +236,7 @@ def _follow_cursor(
     """Follow from a cursor on, across restarts of papad. A line is shown once it is complete."""
     leave_with_reader()
     connections: list[Client] = []
-    first = _beginning_with(session.client())
+    first = beginning_with(session.client())
     session.keep()
     if file:
         file.save()  # an error shows at once
@@ -275,7 +275,7 @@ def _so_far(client: Client, call: Call, reading: Reading, assembler: Assembler) 
         yield from assembler.feed(frame)
 
 
-def _beginning_with(client: Client) -> Callable[[], Client]:
+def beginning_with(client: Client) -> Callable[[], Client]:
     """Return a function that returns this connection first, then new ones to the same papad."""
     connections = iter([client])
     return lambda: next(connections, None) or connect(client.address)

@@ -74,6 +74,7 @@ class Command(NamedTuple):
     tail: bool = False  # words are not parsed from its second word on
     completes: str = ""  # sockets, processes, values or commands: what its words are
     completes_first: bool = False  # only its first word is one of these
+    folder_first: bool = False  # its first word is a directory, and `completes` is about the others
     hidden: bool = False
     in_full: bool = False  # cannot be abbreviated
     offline: bool = False  # needs no papad

@@ -55,6 +55,14 @@ def parse(text: str, now: float | None = None) -> float:
     return round(seconds, 6)
 
 
+def duration(text: str) -> float:
+    """Parse a duration such as `90`, `1h 30min` or `2 weeks` into seconds. Raises Usage."""
+    try:
+        return _span(text, text)
+    except Usage:
+        raise Usage(f"invalid duration: {text!r}", "Try: 90, 30s, 15min, 12h, 1d, '1h 30min'") from None
+
+
 def _span(text: str, whole: str) -> float:
     total, position = 0.0, 0
     while position < len(text):

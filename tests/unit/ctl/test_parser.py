@@ -27,6 +27,7 @@ SHORTEST = {
     "se": "set",
     "g": "get",
     "o": "output",
+    "a": "archive",
     "w": "watch",
     "si": "signal",
     "p": "pid",
