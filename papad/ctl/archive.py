@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from papad.client.connection import read
+from papad.client.connection import connect, read
+from papad.ctl.acknowledge import Acknowledger
 from papad.ctl.connect import Session
 from papad.ctl.cursor import Cursor, Reached
 from papad.ctl.lines import STREAMS, Assembler, Look
@@ -39,13 +40,20 @@ def run(call: Call, session: Session) -> int:
     client = session.client()
     session.keep()  # `read` closes it
     with _alone(folder), _ending_in_order():
-        live = {each["id"] for each in client.describe("processes")}
-        logs = _Logs(folder, live, rotation)
+        found = {each["id"]: each["name"] for each in client.describe("processes")}
+        acknowledger = Acknowledger(lambda: connect(client.address)) if call.flag("acknowledge") else None
+        logs = _Logs(folder, found, rotation, acknowledger)
         try:
             cursor = logs.recovered()
             follow = not call.flag("once")
+            if acknowledger:
+                acknowledger.written |= {found[id]: (id, at) for id, at in cursor.reached.items() if id in found}
+                if follow:
+                    acknowledger.start()
             reading = Reading(tuple(patterns), stream=call.text("stream"), follow=follow, after=cursor.after)
             _write(read(reading, beginning_with(client), None), cursor, look, logs)
+            if acknowledger:
+                acknowledger.turn()
         finally:
             logs.close()
     return 0
@@ -71,8 +79,11 @@ def _write(frames: Iterator[Frame], cursor: Cursor, look: Look, logs: _Logs) -> 
 class _Logs:
     """The log files in a folder, by process name. Those that were used last are open."""
 
-    def __init__(self, folder: str, live: Container[int], rotation: Rotation) -> None:
+    def __init__(
+        self, folder: str, live: Container[int], rotation: Rotation, acknowledger: Acknowledger | None
+    ) -> None:
         self._folder, self._live, self._rotation = folder, live, rotation
+        self._acknowledger = acknowledger
         self._open: OrderedDict[str, LogFile] = OrderedDict()
 
     def recovered(self) -> Cursor:
@@ -93,10 +104,18 @@ class _Logs:
                 self._open.popitem(last=False)[1].close()
             self._open[name] = LogFile(self._folder, name, self._live, self._rotation)
         self._open.move_to_end(name)
-        self._open[name].write(data, frame.id, reached)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))  # each piece is whole
+        try:
+            self._open[name].write(data, frame.id, reached)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if self._acknowledger:
+            self._acknowledger.written[frame.name] = frame.id, reached
 
     def close(self) -> None:
         """Close all files; what was written is on the disk then."""
+        if self._acknowledger:
+            self._acknowledger.close()
         for log in self._open.values():
             log.close(sync=True)
 

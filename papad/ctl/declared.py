@@ -150,6 +150,7 @@ _ARCHIVE_OPTIONS = (
     Option("keep", "keep only the newest N of the older files of each process (default: all)", metavar="N"),
     Option("stream", "write only standard output or only standard error", metavar="out|err", choices=("out", "err")),
     Option("once", "end when all that there is was written"),
+    Option("acknowledge", "acknowledge what is in the files, so that papad drops it and forgets what has ended"),
     Option("utc", "write times in UTC"),
     Option("all", "write control characters as they are, as -o cat does", "a"),
 )

@@ -63,16 +63,16 @@ def _size(path: Path) -> int:
     return 0
 
 
-@pytest.mark.parametrize(("seed", "rotation"), [(11, ()), (12, ("--rotate-size=24k",))])
+@pytest.mark.parametrize(("seed", "options"), [(11, ()), (12, ("--rotate-size=24k",)), (13, ("--acknowledge",))])
 def test_each_line_is_there_once_whoever_is_killed(
-    own_papad: Daemon, tmp_path: Path, seed: int, rotation: tuple[str, ...]
+    own_papad: Daemon, tmp_path: Path, seed: int, options: tuple[str, ...]
 ) -> None:
     """papactl and papad are killed at random while real processes print numbered lines."""
     chance, ctl, folder = random.Random(seed), Papactl(own_papad), tmp_path / "logs"
     names = [f"w.{n}" for n in range(3)]
     for name in names:
         ctl.out("make", "process", name, "--", sys.executable, "-S", "-c", WRITER, f"{seed} {name}")
-    command = [*COMMAND, "archive", str(folder), "-o", "cat", *rotation, "w.*"]
+    command = [*COMMAND, "archive", str(folder), "-o", "cat", *options, "w.*"]
     kills = {"papactl": 0, "papad": 0}
 
     def size() -> int:
@@ -94,15 +94,17 @@ def test_each_line_is_there_once_whoever_is_killed(
                     kills[victim] += 1
                 if victim == "papactl":
                     break
-    ctl.out("archive", str(folder), "-o", "cat", *rotation, "--once")
+    ctl.out("archive", str(folder), "-o", "cat", *options, "--once")
     for name in names:
         lines, expected = archived(folder, name), written(f"{seed} {name}")
         for stream in (1, 2):
             assert [line for line in lines if line.startswith(b"%d " % stream)] == expected[stream]
         assert len(lines) == sum(map(len, expected.values()))
-        if rotation:
+        if "24k" in "".join(options):
             assert len(list(folder.glob(f"{name}.log.*"))) >= 3
             assert all(path.stat().st_size <= 24 << 10 for path in folder.glob(f"{name}.log*"))
+    if "--acknowledge" in options:
+        assert ctl.out("list", "processes") == ""
     assert min(kills.values()) > 3
     print(f"seed {seed}: {kills}")
 
@@ -176,6 +178,23 @@ def test_a_directory_that_cannot_be_used_is_an_error(ctl: Papactl, tmp_path: Pat
     assert ctl("archive", f"{tmp_path}/file").err == said + "File exists\n"
     assert ctl("archive", f"{tmp_path}/file/x").err == said.replace("file:", "file/x:") + "Not a directory\n"
     assert ctl("archive", str(tmp_path), "--once", "nobody") == (1, "", "papactl: nobody not found\n")
+
+
+def test_what_is_in_the_files_may_be_acknowledged(ctl: Papactl, tmp_path: Path) -> None:
+    ctl.runs("p", "seq 20000")
+    ctl.out("make", "process", "q", "--", "/bin/sh", "-c", "echo up; printf name:; exec sleep 600")
+    wait_until(lambda: ctl.described("q")["captured"] == 8, "it asks")
+    assert ctl.out("archive", str(tmp_path), "--once", "--acknowledge", "-o", "cat") == ""
+    assert ctl.out("list", "processes", "p") == "", "it is forgotten"
+    assert archived(tmp_path, "p") == [b"%d" % n for n in range(1, 20001)]
+    assert ctl.described("q")["buffered"] == 8, "not what a line that has not ended is among"
+    os.kill(ctl.described("q")["pid"], signal.SIGTERM)
+    ctl.ends("q")
+    with ctl.running("archive", str(tmp_path), "--acknowledge", "-o", "cat") as popen:
+        wait_until(lambda: not ctl.out("list", "processes", "q"), "it is acknowledged in passing")
+        popen.terminate()
+        assert popen.wait(10) == 0
+    assert (tmp_path / "q.log").read_text() == "up\nname:\n"
 
 
 WRONG = {
