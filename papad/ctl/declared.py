@@ -308,9 +308,10 @@ COMMANDS = (
         ("watch",),
         "watch:run",
         "watch PATTERN...",
-        "Print the output of processes and acknowledge it, until all have ended",
+        "Print the output of processes and acknowledge it, until all have ended or with -f for ever",
         "papad drops what is acknowledged, and forgets a process that has ended. To follow without consuming: papactl output -f.",
         (
+            Option("follow", "go on when all have ended, and with processes that are made later", "f", live=True),
             Option("output", "the output format: " + ", ".join(SHORT_FORMATS), "o", "FORMAT", choices=SHORT_FORMATS),
             Option("utc", "show times in UTC"),
             Option("all", "show control characters as they are", "a"),

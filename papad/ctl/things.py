@@ -79,11 +79,13 @@ def _watch(session: Session, name: str) -> int:
     from papad.ctl.watch import watch
 
     try:
-        code = watch(session, [name]).get(name, 1)
+        codes = watch(session, [name])
     except KeyboardInterrupt:
         print(f"{safe_text(name)} keeps running; to see more: papactl output -f {safe_text(name)}")
         raise
-    return 128 - code if code < 0 else min(code, 255)
+    if name not in codes:
+        return 1  # `watch` has said why nobody knows
+    return 128 - codes[name] if codes[name] < 0 else min(codes[name], 255)
 
 
 def remove(call: Call, session: Session) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from papad.client.connection import Client, connect
 from papad.client.watcher import Watcher
@@ -13,17 +13,27 @@ from papad.ctl.connect import Session
 from papad.ctl.lines import Line, Look
 from papad.ctl.output import look_of
 from papad.ctl.parser import Call, Usage
+from papad.ctl.render import leave_with_reader, safe_text
+from papad.ctl.run import complain
 from papad.errors import ConnectionLost, TimedOut
 from papad.protocol import requests
 from papad.protocol.watching import WatchBatch
 
+_LOOK_AFTER = 1.0  # seconds after which a watch that goes on looks for new processes; papad sends a batch every 2 s
+
+_NO_END = "{} was removed, or another watcher has acknowledged its end"
+
 
 def run(call: Call, session: Session) -> int:
-    """Run `watch` until nothing is left to watch."""
+    """Run `watch` until nothing is left to watch, or with --follow until it is interrupted."""
     if call.flag("json"):
         raise Usage("watch has no --json; use papactl output -f --json, which consumes nothing")
     words = call.words[1:] if len(call.words) > 1 and call.words[0] == "processes" else call.words
-    watch(session, words, look_of(call, session, call.text("output") or "short"))
+    look = look_of(call, session, call.text("output") or "short")
+    if call.flag("follow"):
+        leave_with_reader()
+        _watch_on(session, words, look)
+    watch(session, words, look)
     return 0
 
 
@@ -37,20 +47,92 @@ def watch(session: Session, patterns: list[str], look: Look | None = None) -> di
     printer = _Printer(look or Look(), sys.stdout.buffer)
     watcher = None
     try:
-        for each in source.first.describe("processes", *patterns):
-            printer.begin(each["name"], each["acknowledged"], each["captured"] - each["buffered"])
+        names = [each["name"] for each in _begun(source.describe(patterns), source, printer)]
         source.first.begin_watch(requests.watch_processes(*patterns))
         watcher = Watcher(source, tuple(patterns))
-        while (batch := watcher.read(timeout=None)) is not None:
-            names = [item.name for item in batch.closed]
-            captured = {each["name"]: each["captured"] for each in source.describe(names)} if names else {}
-            printer.print(batch, captured)
+        while _print_next(watcher, source, printer):
+            pass
+        for name in names:
+            if name not in watcher.exit_code:
+                complain(_NO_END.format(safe_text(name)))
         return watcher.exit_code
     finally:
-        printer.end_line()
-        if watcher is not None and watcher.connection is not None:
-            watcher.connection.close()  # a batch that was not printed is delivered again
-        source.close()
+        _close(watcher, source, printer)
+
+
+def _watch_on(session: Session, patterns: list[str], look: Look) -> NoReturn:
+    """Print the output of processes, also of those that are made later, until it is interrupted."""
+    source = _Source(session.client())
+    session.keep()
+    printer = _Printer(look, sys.stdout.buffer)
+    watcher: _Renewable | None = None
+    known: dict[int, str] = {}  # id -> name
+    try:
+        while True:
+            found = source.describe(patterns)
+            gone = known.keys() - {each["id"] for each in found}
+            for name in [known.pop(id) for id in gone]:
+                if printer.forget(name):
+                    complain(_NO_END.format(safe_text(name)))
+            new = _begun([each for each in found if each["id"] not in known], source, printer)
+            known |= {each["id"]: each["name"] for each in new}
+            if not found:
+                source.wait_for(patterns)
+                continue
+            if watcher is None:
+                watcher = _Renewable(source, tuple(patterns))
+            if new or not watcher:
+                watcher.renew()
+            looked = time.monotonic()
+            while watcher and _print_next(watcher, source, printer) and time.monotonic() < looked + _LOOK_AFTER:
+                pass
+    finally:
+        _close(watcher, source, printer)
+
+
+def _begun(described: list[dict[str, Any]], source: _Source, printer: _Printer) -> list[dict[str, Any]]:
+    """Have the printer begin with these processes, and report who else watches them. Return them."""
+    for each in described:
+        printer.begin(each["name"], each["acknowledged"], each["captured"] - each["buffered"], each["lost"])
+        if each["watchers"] and each["name"] not in source.watched:
+            complain(
+                f"{safe_text(each['name'])} has another watcher; each gets only what the other has not acknowledged"
+            )
+    return described
+
+
+def _print_next(watcher: Watcher, source: _Source, printer: _Printer) -> bool:
+    """Acknowledge the last batch, and print the next one. Return False when nothing is left to watch."""
+    batch = watcher.read(timeout=None)
+    if batch is None:
+        return False
+    names = [item.name for item in batch.closed]
+    printer.print(batch, {each["name"]: each for each in source.describe(names)} if names else {})
+    return True
+
+
+def _close(watcher: Watcher | None, source: _Source, printer: _Printer) -> None:
+    printer.end_line()
+    if watcher is not None and watcher.connection is not None:
+        watcher.connection.close()  # a batch that was not printed is delivered again
+    source.close()
+
+
+class _Renewable(Watcher):
+    """A watch that can be begun anew, because one has only the processes that there were when it began."""
+
+    def renew(self) -> None:
+        """Acknowledge the last batch, and watch what there is now. Nothing is handed out twice."""
+        if self.connection is not None:
+            try:
+                if self._watched.unacknowledged:
+                    self.connection.acknowledge(stop=True)
+                    self.connection.batch()
+            except ConnectionLost:
+                pass  # papad may not have got it, and then delivers the batch again, which is dropped
+            self.connection.close()
+        self._watched.unacknowledged = False
+        self._watch_again()
 
 
 class _Source:
@@ -60,6 +142,8 @@ class _Source:
         self.first = client
         self.connection: Client | None = client
         self._beside: Client | None = None
+        self.watched: set[str] = set()
+        """The names that existed when the watcher last began anew, for example because papad was restarted."""
 
     def another(self) -> Client:
         """Return a new connection once papad answers."""
@@ -67,7 +151,9 @@ class _Source:
 
     def list_processes(self) -> dict[str, dict[str, Any]]:
         """Return all processes by name."""
-        return {each["name"]: each for each in self.describe([])}
+        found = {each["name"]: each for each in self.describe([])}
+        self.watched = {*found}
+        return found
 
     def describe(self, patterns: list[str]) -> list[dict[str, Any]]:
         """Describe the processes that match, on a connection separate from that of the watch."""
@@ -80,6 +166,11 @@ class _Source:
                 raise
             except ConnectionLost:  # papad is being restarted
                 self._beside.close()
+
+    def wait_for(self, patterns: list[str]) -> None:
+        """Wait until a process that matches has printed something, or has ended."""
+        with self.another() as client:
+            next(client.follow(*patterns))
 
     def close(self) -> None:
         """Close all connections that are left."""
@@ -96,28 +187,50 @@ class _Printer:
         self._stream = stream
         self._open: tuple[str, str] | None = None  # name and kind of the incomplete line
         self._positions: dict[str, int] = {}
+        self._lost_before: dict[str, int] = {}
 
-    def begin(self, name: str, acknowledged: int, position: int) -> None:
-        """Start a process whose output begins at `position`, and report missing bytes before it."""
+    def begin(self, name: str, acknowledged: int, position: int, lost: int) -> None:
+        """Start a process whose output begins at `position`, and report missing bytes before it.
+
+        `lost` is the number of bytes that have been overwritten so far.
+        """
+        if name in self._positions:
+            return  # it has begun already: papad was restarted, and the watch has got it thereby
         self._positions[name] = position
+        self._lost_before[name] = lost
         self._lost(name, position - acknowledged, time.time())
 
-    def print(self, batch: WatchBatch, captured: dict[str, int]) -> None:
+    def forget(self, name: str) -> bool:
+        """Forget a process. Return whether its end was not printed yet."""
+        self._lost_before.pop(name, None)
+        return self._positions.pop(name, None) is not None
+
+    def print(self, batch: WatchBatch, described: dict[str, dict[str, Any]]) -> None:
         """Print a batch.
 
-        `captured` is the number of captured bytes of the processes that end in it; the difference
-        to the bytes that were delivered is reported as lost.
+        `described` has the processes that end in it. The difference between what they have captured
+        and what was delivered is reported as lost, and how much of that another watcher must have got.
         """
         for line in _in_order(batch):
             if line.kind == "closed":
-                position = self._positions.pop(line.name, 0)
-                self._lost(line.name, captured.get(line.name, position) - position, line.timestamp)
+                self._end(line, described.get(line.name))
                 if self._open is not None and self._open[0] == line.name:
                     self.end_line()  # also where the look does not show the end
             else:
                 self._positions[line.name] = self._positions.get(line.name, 0) + len(line.data)
             self._line(line)
         self._stream.flush()
+
+    def _end(self, line: Line, process: dict[str, Any] | None) -> None:
+        position, lost_before = self._positions.pop(line.name, 0), self._lost_before.pop(line.name, 0)
+        if process is not None:
+            missing = process["captured"] - position
+            self._lost(line.name, missing, line.timestamp)
+            taken = missing - (process["lost"] - lost_before)
+            if missing > 0 and taken > 0:
+                complain(
+                    f"{safe_text(line.name)}: another watcher has acknowledged {taken} of the {missing} bytes lost"
+                )
 
     def _lost(self, name: str, count: int, timestamp: float) -> None:
         if count > 0:

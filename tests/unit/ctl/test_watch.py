@@ -30,7 +30,7 @@ def printed(*batches: WatchBatch, style: str = "short", captured: dict[str, int]
     stream = io.BytesIO()
     printer = _Printer(Look(style, utc=True), stream)
     for each in batches:
-        printer.print(each, captured or {})
+        printer.print(each, {name: {"captured": count, "lost": count} for name, count in (captured or {}).items()})
     return [re.sub(r"^Jan 01 00:00:\d\d ", "", line) for line in stream.getvalue().decode().split("\n")]
 
 
@@ -81,9 +81,9 @@ def test_what_was_never_delivered_is_told_before_the_end() -> None:
 def test_what_was_lost_before_the_watch_is_told_first() -> None:
     stream = io.BytesIO()
     printer = _Printer(Look(utc=True), stream)
-    printer.begin("p", 10, 10)
+    printer.begin("o", 10, 10, 0)
     assert stream.getvalue() == b""
-    printer.begin("p", 0, 7)
+    printer.begin("p", 0, 7, 7)
     printer.print(batch(("out", "p", 1, b"x")), {})
     printer.end_line()
     printer.end_line()
@@ -111,6 +111,15 @@ def test_what_could_not_be_printed_is_delivered_again(here: Here, monkeypatch: p
         with pytest.raises(OSError, match="No space left"):
             full.close()
     assert here.described("p")["acknowledged"] == 0
+
+
+def test_what_another_watcher_has_got_is_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 12 bytes this one got 5; 3 were overwritten, so somebody has acknowledged the other 4."""
+    printer = _Printer(Look(utc=True), io.BytesIO())
+    printer.begin("p", 0, 0, 10)
+    printer.print(batch(("out", "p", 1, b"four\n")), {})
+    printer.print(batch(("closed", "p", 2, 0)), {"p": {"captured": 12, "lost": 13}})
+    assert capsys.readouterr().err == "papactl: p: another watcher has acknowledged 4 of the 7 bytes lost\n"
 
 
 def test_json_is_for_output() -> None:
