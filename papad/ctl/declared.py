@@ -308,7 +308,7 @@ COMMANDS = (
         ("watch",),
         "watch:run",
         "watch PATTERN...",
-        "Print the output of processes and acknowledge it, until all have ended or with -f for ever",
+        "Print the output of processes and acknowledge it, until all have ended",
         "papad drops what is acknowledged, and forgets a process that has ended. To follow without consuming: papactl output -f.",
         (
             Option("follow", "go on when all have ended, and with processes that are made later", "f", live=True),
@@ -327,7 +327,7 @@ COMMANDS = (
         ("signal",),
         "signals:signal",
         "signal [OPTION...] PATTERN...",
-        "Send a signal to processes, by default SIGTERM, and wait for their end if you like",
+        "Send a signal to processes, by default SIGTERM",
         "papactl sends it, not papad, so it needs the permission that kill(1) needs. It never hits a stranger that has got the pid.",
         _SIGNAL_OPTIONS,
         least=1,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from shutil import get_terminal_size
+from textwrap import wrap
 
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Call, Usage, find, help_text, option_lines, summaries
+from papad.ctl.render import on_terminal
 
 STATUSES = (
     (0, "done"),
@@ -22,8 +26,20 @@ STATUSES = (
 
 def run(call: Call, session: object = None) -> int:
     """Run `help`: list the commands, or describe one."""
-    sys.stdout.write(about(call.words))
+    text = about(call.words)
+    if on_terminal():
+        text = "".join(line + "\n" for each in text.splitlines() for line in folded(each, get_terminal_size().columns))
+    sys.stdout.write(text)
     return 0
+
+
+def folded(line: str, width: int) -> list[str]:
+    """Fold a line of help between words; what follows a term stays in its column."""
+    found = re.match(r" +\S.*?  +(?=\S)", line)
+    column = len(found[0]) if found else len(line) - len(line.lstrip())
+    if column > width * 2 // 3:
+        return [line]
+    return wrap(line, width, subsequent_indent=" " * column, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def about(words: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from papad.ctl.declared import COMMANDS, COMMON
-from papad.ctl.help import STATUSES, about, overview
+from papad.ctl.help import STATUSES, about, folded, overview
 from papad.ctl.parser import Command, Usage, help_text
 from papad.ctl.run import FAILED, INTERRUPTED, UNREACHABLE, USAGE
 from tests.unit.ctl.support import called
@@ -54,3 +54,20 @@ def test_the_overview_has_every_command_option_and_status() -> None:
     assert all(f"--{option.long}" in text and option.help in text for option in COMMON)
     assert {status for status, _ in STATUSES} == {0, FAILED, USAGE, UNREACHABLE, INTERRUPTED}
     assert all(f"{status} {meaning}" in text for status, meaning in STATUSES)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_on_a_terminal_help_is_folded_and_loses_no_word(width: int) -> None:
+    for command in SHOWN:
+        for line in help_text(command).splitlines():
+            lines = folded(line, width)
+            assert " ".join(lines).split() == line.split()
+            assert all(len(each) <= width for each in lines)
+            assert lines[0].startswith(line[:20].rstrip())
+
+
+def test_a_description_stays_in_its_column() -> None:
+    line = "  -s, --signal SIG  the signal, by name or number"
+    assert folded(line, 38) == ["  -s, --signal SIG  the signal, by", "                    name or number"]
+    assert folded(line, 60) == [line]
+    assert folded("", 60) == [""]
