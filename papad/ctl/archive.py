@@ -66,7 +66,7 @@ def _write(frames: Iterator[Frame], cursor: Cursor, look: Look, logs: _Logs) -> 
         rest = cursor.rest(frame)
         if rest is None:
             continue
-        data = b"".join(map(look.format, assembler.feed(rest)))
+        data = _text(rest, assembler, look)
         cursor.advance(rest, assembler)
         if isinstance(rest.data, int) and rest.kind == "lost" and not data:
             complain(f"{safe_text(rest.name)}: {rest.data} bytes lost")
@@ -74,6 +74,17 @@ def _write(frames: Iterator[Frame], cursor: Cursor, look: Look, logs: _Logs) -> 
             logs.write(rest, data, cursor.reached[rest.id])
         if rest.kind == "closed":
             del cursor.reached[rest.id]  # `read` does not deliver it again
+
+
+def _text(frame: Frame, assembler: Assembler, look: Look) -> bytes:
+    """Return the lines that a frame completes. Without time and name, they are as they came: many times as fast."""
+    data = frame.data
+    if look.style == "cat" and isinstance(data, bytes) and assembler.begun(frame.id, frame.kind) is None:
+        size = data.rfind(b"\n") + 1
+        for _ in assembler.feed(frame._replace(data=data[size:], position=frame.position + size)):
+            pass
+        return data[:size]
+    return b"".join(map(look.format, assembler.feed(frame)))
 
 
 class _Logs:

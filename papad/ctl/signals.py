@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
-from papad.client.connection import Client
+from papad.client.connection import Client, connect
 from papad.ctl.connect import Session
 from papad.ctl.parser import Call, Usage
 from papad.ctl.render import safe_text
@@ -80,7 +80,7 @@ def signal(call: Call, session: Session) -> int:
             left = _waited(left, None if wait is None else wait - kill_after)
         for target in left:
             complain(f"{safe_text(target.name)} (pid {target.pid}) is still running after {wait:g} seconds")
-        _recorded(session, [target for target in sent if target not in left])
+        _recorded(client, [target for target in sent if target not in left])
     return FAILED if failed or left else 0
 
 
@@ -222,12 +222,11 @@ def _waited(targets: list[_Target], seconds: float | None) -> list[_Target]:
     ]
 
 
-def _recorded(session: Session, ended: list[_Target]) -> None:
-    """Wait until papad knows, so that a command that follows finds them ended."""
+def _recorded(client: Client, ended: list[_Target]) -> None:
+    """Wait until papad knows, so that a command that follows finds them ended; also while it is restarted."""
     ids, deadline = {target.id for target in ended}, time.monotonic() + _RECORDED
     while ids and time.monotonic() < deadline:
-        session.revive()
-        running = {each["id"] for each in session.client().describe("processes") if each["running"]}
-        ids &= running
+        with suppress(Error), connect(client.address, _RECORDED) as beside:
+            ids &= {each["id"] for each in beside.describe("processes") if each["running"]}
         if ids:
             time.sleep(0.01)

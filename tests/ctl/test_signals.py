@@ -13,7 +13,7 @@ import pytest
 
 from tests.ctl.support import COMMAND, Papactl, environment, papactl
 from tests.ctl.test_remote import Far
-from tests.support.papad import running_papad
+from tests.support.papad import Daemon, open_fds, running_papad
 from tests.support.waiting import wait_until
 
 STUBBORN = ("/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
@@ -152,6 +152,24 @@ def test_who_may_not_is_told_what_to_do(ctl: Papactl) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"papactl: no permission to signal p (pid {pid})\n{hint}\n"
     assert ctl.described("p")["running"]
+
+
+def test_waiting_goes_on_while_papad_is_killed(own_papad: Daemon) -> None:
+    ctl = Papactl(own_papad)
+    is_stubborn(ctl, "p")
+    pid = ctl.described("p")["pid"]
+    with ctl.running("signal", "--wait", "p") as popen:
+        wait_until(lambda: _has_pidfd(popen.pid), "it has opened the process")
+        os.kill(own_papad.pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        assert popen.communicate(timeout=20) == (b"", b"")
+        assert popen.returncode == 0
+
+
+def _has_pidfd(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return any("pidfd" in target for target in open_fds(pid).values())
+    return False
 
 
 def test_on_another_machine_the_papactl_there_does_it(tmp_path: Path) -> None:

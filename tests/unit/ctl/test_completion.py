@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papad.ctl.completion import SCRIPTS, _quoted, _unquoted, candidates, complete
+from papad.ctl.completion import FILES, SCRIPTS, _possible, _quoted, _unquoted, candidates, complete
 from papad.ctl.connect import Session
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Command
@@ -93,6 +93,19 @@ def test_every_word_option_and_value_of_a_command_is_offered(command: Command) -
             assert offered(*command.words, f"{word}=") == sorted(f"{word}={value}" for value in option.choices)
         if option.choices and option.optional is None:
             assert offered(*command.words, word, "") == sorted(option.choices)
+
+
+def test_a_directory_comes_before_the_names_of_processes(here: Here) -> None:
+    here.out("make", "process", "web.1", "/bin/true")
+    assert _possible(["archive", ""], lambda: here.session) == [FILES]
+    assert complete(["archive", "/var/log", ""], lambda: here.session) == ["web.1"]
+
+
+def test_a_value_that_has_to_be_attached_is_not_expected_in_the_next_word(here: Here) -> None:
+    here.out("make", "process", "web.1", "/bin/true")
+    assert complete(["signal", "--wait", ""], lambda: here.session) == ["web.1"]
+    assert complete(["signal", "--wait=5", ""], lambda: here.session) == ["web.1"]
+    assert called("signal", "--wait", "5").words == ["5"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=20), st.sampled_from(["", "'", '"']))
