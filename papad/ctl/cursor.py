@@ -19,7 +19,7 @@ from papad.errors import Error
 from papad.protocol.responses import Frame
 
 _ENTRY = re.compile(r"(\d{1,19})=(\d{1,19})/(\d{1,19})(/closed)?", re.ASCII)
-_INTERVAL = 0.2  # seconds; a cursor is written this often while output keeps coming
+_INTERVAL = 0.02  # seconds; a cursor is written this often while output keeps coming
 _FEW = 100  # entries that are kept without asking whether their processes still exist
 
 
@@ -105,8 +105,8 @@ class CursorFile:
         except ValueError:
             raise Error(f"{path} has no cursor of papactl in it; to begin anew, remove it") from None
 
-    def save(self) -> None:
-        """Write the cursor to its file. Raises Error.
+    def save(self, *, sync: bool = True) -> None:
+        """Write the cursor to its file, with `sync` also to the disk. Raises Error.
 
         What it has passed must have been written before, and flushed.
         """
@@ -114,7 +114,7 @@ class CursorFile:
             self.cursor.forget_all_but(self._existing())
             self._enough = 2 * len(self.cursor.reached) + _FEW
         try:
-            replace_file(self._path, f"{self.cursor}\n".encode())
+            replace_file(self._path, f"{self.cursor}\n".encode(), sync=sync)
         except OSError as error:
             raise Error(f"cannot write the cursor to {self._path}: {error.strerror}") from None
         self._saved = time.monotonic()
@@ -122,15 +122,16 @@ class CursorFile:
     def save_sometimes(self) -> None:
         """Do so if it was not done for a moment: while output keeps coming, it need not be done for each piece."""
         if time.monotonic() - self._saved > _INTERVAL:
-            self.save()
+            self.save(sync=False)
 
 
-def replace_file(path: str, data: bytes) -> None:
+def replace_file(path: str, data: bytes, *, sync: bool = True) -> None:
     """Write a file so that there is always a whole one, the old or the new. Raises OSError."""
     folder, name = os.path.split(path)
     new = os.path.join(folder, f".{name}.new")
     with open(new, "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     os.rename(new, path)

@@ -109,7 +109,7 @@ def test_nothing_is_lost_whoever_is_killed(own_papad: Daemon, tmp_path: Path, se
         assert len(cuts) < 200
         size = shown.stat().st_size if shown.exists() else 0
         with open(shown, "ab") as out, subprocess.Popen(command, env=environment(**ctl.env), stdout=out) as popen:
-            more = size + chance.randrange(1, 1500)
+            more = size + chance.randrange(1, 3000)
             wait_until(lambda more=more: shown.stat().st_size > more or _ends(shown), "it shows something")  # type: ignore[misc]
             if chance.random() < 0.3:
                 with contextlib.suppress(ProcessLookupError, ValueError):
@@ -118,18 +118,15 @@ def test_nothing_is_lost_whoever_is_killed(own_papad: Daemon, tmp_path: Path, se
         cuts.append(shown.stat().st_size)
     data, at = shown.read_bytes(), 0
     expected = -1
-    repeated = 0
     for piece in [data[a:b] for a, b in zip([0, *cuts], cuts, strict=False)]:
         lines = [int(line) for line in piece.split(b"\n")[:-1] if line]
         if not lines:
             continue
         assert lines[0] <= expected + 1, f"lost before {lines[0]}"
         assert lines == list(range(lines[0], lines[-1] + 1)), "within one run each line comes once"
-        repeated += max(0, expected + 1 - lines[0])
         expected, at = max(expected, lines[-1]), at + 1
     assert expected == 2999
     assert at > 3
-    assert repeated < 3000
 
 
 def _ends(shown: Path) -> bool:
