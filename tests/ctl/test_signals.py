@@ -185,6 +185,12 @@ def test_on_another_machine_the_papactl_there_does_it(tmp_path: Path) -> None:
         done = far("-H", "unreachable", "signal", "p")
         assert done.status == 3
         assert done.err == "ssh: no route\npapactl: cannot run papactl on unreachable: ssh failed\n"
+        sleeps(ctl, "q")
+        done = far("-H", "one", "-H", "unreachable", "signal", "--wait", "q")
+        assert done.status == 3
+        assert "unreachable: papactl: cannot run papactl on unreachable: ssh failed\n" in done.err
+        assert "one: " not in done.err
+        assert ctl.described("q")["code"] == -15
 
 
 WRONG = {
