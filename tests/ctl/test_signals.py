@@ -166,6 +166,16 @@ def test_waiting_goes_on_while_papad_is_killed(own_papad: Daemon) -> None:
         assert popen.returncode == 0
 
 
+def test_a_papad_that_was_killed_still_knows_when_its_processes_began(own_papad: Daemon) -> None:
+    ctl = Papactl(own_papad)
+    sleeps(ctl, "p")
+    before, pid = ctl.described("p"), own_papad.pid
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: own_papad.log.count("is home") == 2, "papad is home again")
+    assert ctl.described("p")["ticks"] == before["ticks"] > 0
+    assert ctl.out("signal", "--wait", "p") == ""
+
+
 def _has_pidfd(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return any("pidfd" in target for target in open_fds(pid).values())
