@@ -8,7 +8,8 @@
     ENDED      its exit code is known; a descendant may still      CLOSED; FORGOTTEN if removed
                hold its pipes                                      by name
     CLOSED     has ended, and all its output is captured           GONE once that is acknowledged
-                                                                   or it is removed by name
+                                                                   or it is removed by name, or another
+                                                                   has taken its name (again=1)
     REMOVED    removed by name while running; its output is        FORGOTTEN; GONE if nobody holds
                discarded                                           its pipes
     FORGOTTEN  has ended, and its name is free; its pipes are      GONE
