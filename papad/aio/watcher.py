@@ -41,7 +41,8 @@ class Watcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.close()
+        """Close the watcher. After an exception the last batch is left to the next watcher."""
+        await self.close(acknowledge=kind is None)
 
     def __bool__(self) -> bool:
         return self.connection is not None

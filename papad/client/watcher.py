@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import Any, Protocol
 
 from papad.client.connection import Client, Closing
@@ -34,6 +35,12 @@ class Watcher(Closing):
         assert papa_object.connection is not None
         self.connection: Client | None = papa_object.connection
         self._watched = Watched(patterns)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the watcher. After an exception the last batch is left to the next watcher."""
+        self.close(acknowledge=kind is None)
 
     def __bool__(self) -> bool:
         return self.connection is not None

@@ -147,6 +147,20 @@ def test_closing_a_watch_acknowledges(papad: Daemon) -> None:
     run(papad.path, body)
 
 
+@pytest.mark.parametrize("failure", [ZeroDivisionError, asyncio.CancelledError])
+def test_a_consumer_that_fails_loses_nothing(papad: Daemon, failure: type[BaseException]) -> None:
+    async def body(p: aio.Papa) -> None:
+        await p.make_process("x", "/bin/echo", ["hi"])
+        with pytest.raises(failure):
+            async with await p.watch_processes("x") as watcher:
+                assert await watcher.read()
+                raise failure
+        watcher = await p.watch_processes("x")
+        assert [item.data async for batch in watcher for item in batch.out] == [b"hi\n"]
+
+    run(papad.path, body)
+
+
 def test_no_wait_for_an_answer_is_without_end(relay: Relay, papad: Daemon) -> None:
     async def body() -> None:
         async with asyncio.timeout(10), aio.Papa(relay.path, 1, timeout=0.2, autostart=False) as p:

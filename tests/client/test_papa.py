@@ -120,6 +120,23 @@ def test_closing_without_an_acknowledgement_keeps_what_was_read(p: Papa) -> None
         watcher.close(acknowledge=False)
 
 
+def test_a_consumer_that_fails_loses_nothing(p: Papa) -> None:
+    """What it was working on comes again, to the next; what it had left behind does not."""
+    fifo = f"{p.port_or_path}.fifo"
+    os.mkfifo(fifo)
+    p.make_process("x", "/bin/sh", ["-c", "echo one; read line < $0; echo two", fifo])
+    with pytest.raises(ZeroDivisionError), p.watch_processes("x") as watcher:
+        assert [item.data for item in watcher.read()[0]] == [b"one\n"]  # type: ignore[index]
+        watcher.acknowledge()
+        Path(fifo).write_text("\n")
+        assert [item.data for item in watcher.read()[0]] == [b"two\n"]  # type: ignore[index]
+        raise ZeroDivisionError
+    with p.watch_processes("x") as watcher:
+        out = [item.data for batch in iter(watcher.read, None) for item in batch.out]
+    assert out == [b"two\n"]
+    os.unlink(fifo)
+
+
 def test_an_acknowledgement_before_closing_counts(p: Papa, papad: Daemon) -> None:
     """However soon the connection ends after it."""
     for address in (papad.path, papad.port):
