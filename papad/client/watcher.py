@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from papad.client.connection import Client, Closing
 from papad.errors import ConnectionLost, Error, TimedOut
@@ -25,7 +26,7 @@ class Source(Protocol):
 
 
 class Watcher(Closing):
-    """A watch, as returned by Papa.watch_processes.
+    """A watch, as returned by Papa.watch_processes. Call `read`, or iterate over its batches.
 
     It is a context manager. select() reports when there is something to read.
     """
@@ -47,6 +48,15 @@ class Watcher(Closing):
 
     def __len__(self) -> int:
         return 1 if self else 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> WatchBatch:
+        batch = self.read() if self else None
+        if batch is None:
+            raise StopIteration
+        return batch
 
     @property
     def exit_code(self) -> dict[str, int]:
@@ -70,9 +80,15 @@ class Watcher(Closing):
         Return None when nothing is left to watch, and an empty batch after two seconds without
         output. Raises TimedOut if nothing arrives for `timeout` seconds, by default that of the
         Papa.
+
+        Once the watch has ended, `read(timeout=…)` returns None each time. Without a timeout it
+        returns empty lists, as the original does, and warns: a loop until None would not end.
         """
         if not self:
-            return WatchBatch([], [], [])  # None is returned only once
+            if timeout is None or timeout >= 0:
+                return None
+            warnings.warn("the watch has ended; `for batch in watcher` ends with it", RuntimeWarning, stacklevel=2)
+            return WatchBatch([], [], [])
         self.acknowledge()
         while self.connection is not None:
             try:

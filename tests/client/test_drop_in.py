@@ -159,17 +159,30 @@ def test_the_asyncio_client_is_there_without_an_import_of_its_own() -> None:
 
 
 def test_a_watcher_that_has_ended_reads_as_the_original_does(p: Papa) -> None:
-    """None once, at the end; afterwards there is nothing."""
+    """None once, at the end; afterwards there is nothing, and the programmer is told so."""
     watcher = p.make_process("x", "/bin/echo", ["hi"], watch_immediately=True)
     while watcher.read() is not None:
         pass
     for _ in range(2):
-        out, err, closed = watcher.read()  # type: ignore[misc]
+        with pytest.warns(RuntimeWarning, match="the watch has ended"):
+            out, err, closed = watcher.read()  # type: ignore[misc]
         assert (out, err, closed) == ([], [], [])
     p.make_process("y", "/bin/sleep", ["60"])
     other = p.watch_processes("y")
     other.close()
-    assert other.read() == ([], [], [])
+    with pytest.warns(RuntimeWarning, match="the watch has ended"):
+        assert other.read() == ([], [], [])
+
+
+def test_a_loop_over_a_watcher_that_has_ended_ends(p: Papa) -> None:
+    watcher = p.make_process("x", "/bin/echo", ["hi"], watch_immediately=True)
+    with within(10):
+        assert [item.data for batch in watcher for item in batch.out] == [b"hi\n"]
+        for _ in range(2):
+            assert list(watcher) == []
+            assert watcher.read(timeout=1) is None
+            assert watcher.read(timeout=None) is None
+            assert list(iter(lambda: watcher.read(timeout=1), None)) == []
 
 
 @pytest.mark.parametrize("nothing", [None, "", 0, False, b""])

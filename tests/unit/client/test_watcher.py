@@ -26,7 +26,9 @@ def test_every_record_comes_once(tmp_path: Path, name: str) -> None:
             found.append([data(batch) for batch in iter(watcher.read, None)])
         assert not watcher
         assert watcher.exit_code == case.exit_code
-        assert watcher.read() == ([], [], [])
+        assert watcher.read(timeout=1) is None
+        with pytest.warns(RuntimeWarning, match="the watch has ended"):
+            assert watcher.read() == ([], [], [])
     assert len(peer.heard) == sum(map(len, case.answers.values()))
 
 
