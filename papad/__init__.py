@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     from papad.client.papa import set_default_path as set_default_path
     from papad.client.papa import set_default_port as set_default_port
     from papad.client.watcher import Watcher as Watcher
+    from papad.errors import AlreadyExists as AlreadyExists
+    from papad.errors import BadRequest as BadRequest
+    from papad.errors import BindFailed as BindFailed
     from papad.errors import ConnectionLost as ConnectionLost
     from papad.errors import Error as Error
+    from papad.errors import NoRoom as NoRoom
+    from papad.errors import NotFound as NotFound
     from papad.errors import Refused as Refused
+    from papad.errors import StartFailed as StartFailed
     from papad.errors import TimedOut as TimedOut
+    from papad.errors import Unavailable as Unavailable
     from papad.errors import Unreachable as Unreachable
     from papad.protocol.requests import DEVNULL as DEVNULL
     from papad.protocol.requests import PIPE as PIPE
@@ -38,7 +45,8 @@ if TYPE_CHECKING:
 
 _FROM = {
     "client.connection": "Client",
-    "errors": "ConnectionLost Error Refused TimedOut Unreachable",
+    "errors": "AlreadyExists BadRequest BindFailed ConnectionLost Error NoRoom NotFound Refused StartFailed TimedOut"
+    " Unavailable Unreachable",
     "protocol.responses": "Frame ProcessOutput",
     "client.papa": "DEBUG_MODE_NONE DEBUG_MODE_PROCESS DEBUG_MODE_THREAD Papa"
     " set_debug_mode set_default_connection_timeout set_default_path set_default_port",

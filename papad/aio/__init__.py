@@ -14,5 +14,34 @@ from __future__ import annotations
 
 from papad.aio.papa import Papa
 from papad.aio.watcher import Watcher
+from papad.errors import (
+    AlreadyExists,
+    BadRequest,
+    BindFailed,
+    ConnectionLost,
+    Error,
+    NoRoom,
+    NotFound,
+    Refused,
+    StartFailed,
+    TimedOut,
+    Unavailable,
+    Unreachable,
+)
 
-__all__ = ["Papa", "Watcher"]
+__all__ = [
+    "AlreadyExists",
+    "BadRequest",
+    "BindFailed",
+    "ConnectionLost",
+    "Error",
+    "NoRoom",
+    "NotFound",
+    "Papa",
+    "Refused",
+    "StartFailed",
+    "TimedOut",
+    "Unavailable",
+    "Unreachable",
+    "Watcher",
+]

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from papad.client import trust
 from papad.client.address import DEFAULT_PORT, Address, connected, for_people
-from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
+from papad.errors import BadRequest, ConnectionLost, Error, Refused, TimedOut, Unreachable
 from papad.protocol import requests, wire
 from papad.protocol.reading import Reading, Selection
 from papad.protocol.requests import Word
@@ -65,7 +65,8 @@ class Client(Closing):
                 trust.check(self.sock, address)
         except BaseException as error:
             self.sock.close()
-            if type(error) is Error:  # papad sent an error instead of its welcome
+            own = ConnectionLost | Unreachable
+            if isinstance(error, Error) and not isinstance(error, own):  # papad sent an error instead of its welcome
                 raise Refused(str(error), membership=str(error).endswith(_MEMBERS_ONLY)) from None
             raise
 
@@ -117,7 +118,7 @@ class Client(Closing):
         Leading words with `=` are options, newlines become spaces, and empty words are dropped.
         """
         if not any(words):
-            raise Error("no command")
+            raise BadRequest("no command")
         return self.ask(wire.join_words(words))
 
     def ask(self, line: bytes) -> str:

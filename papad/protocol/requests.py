@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
-from papad.errors import Error
+from papad.errors import BadRequest, Error
 from papad.protocol import wire
 
 T = TypeVar("T")
@@ -89,15 +89,15 @@ def text(value: object) -> str:
 def line(words: Iterable[Word]) -> bytes:
     """Encode words and options as an exact line.
 
-    Raises Error if all words are empty or if a word cannot be encoded.
+    Raises BadRequest if all words are empty or if a word cannot be encoded.
     """
     words = list(words)
     if not any(words):
-        raise Error("no command")
+        raise BadRequest("no command")
     try:
         return wire.exact_line(words)
     except UnicodeEncodeError as error:
-        raise Error(f"cannot be sent: {error}") from None
+        raise BadRequest(f"cannot be sent: {error}") from None
 
 
 def list_sockets(*patterns: object) -> Request[dict[str, dict[str, Any]]]:
@@ -140,7 +140,7 @@ def make_socket(
         options["type"] = _known(_TYPES, socket_type, "socket type")
     if path:
         if not text(path).startswith("/") or text(path).endswith("/"):
-            raise Error(f"A socket's path must be absolute and name a file, not {text(path)!r}")
+            raise BadRequest(f"A socket's path must be absolute and name a file, not {text(path)!r}")
         options |= {"path": path, "umask": umask}
     else:
         options |= {"host": host, "port": port, "interface": interface, "reuseport": 1 if reuseport else None}
@@ -329,7 +329,7 @@ def _about(verb: str, kind: str, patterns: Iterable[object]) -> bytes:
 
 def _named(what: str, name: Text) -> str:
     if not name:
-        raise Error(f"{what} requires a name")
+        raise BadRequest(f"{what} requires a name")
     return text(name)
 
 
@@ -352,7 +352,7 @@ def _texts(value: object) -> list[str]:
 
 def _known(names: Mapping[int, str], number: int, what: str) -> str:
     if number not in names:
-        raise Error(f"Invalid {what} {number!r}; take one from the socket module")
+        raise BadRequest(f"Invalid {what} {number!r}; take one from the socket module")
     return names[number]
 
 
@@ -361,7 +361,7 @@ def _stream(name: str, given: int | None, words: Mapping[int, str | None]) -> st
         return None
     if given not in words:
         known = {DEVNULL: "DEVNULL", PIPE: "PIPE", STDOUT: "STDOUT"}
-        raise Error(f"{name} must be one of {', '.join(known[value] for value in words)}")
+        raise BadRequest(f"{name} must be one of {', '.join(known[value] for value in words)}")
     return words[given]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from papad.errors import ConnectionLost, Error
 from papad.protocol import wire
+from papad.protocol.failures import failure
 
 _ANSWER_END = b"\n" + wire.PROMPT
 _LAST_WORDS = (b"ok\n", b"Exiting")  # after these papad closes the connection without a prompt
@@ -95,7 +96,7 @@ class Incoming:
         text = self._data.decode("utf-8", "surrogateescape").removesuffix("> ").removesuffix("\n")
         self._data.clear()
         if text.startswith("Error: "):
-            raise Error(text.removeprefix("Error: "))
+            raise failure(text.removeprefix("Error: "))
         return text
 
     def line(self) -> str | None:
@@ -153,7 +154,7 @@ class Incoming:
         if end >= 0:
             text = self._data[:end].decode("utf-8", "surrogateescape")
             del self._data[: end + len(_ANSWER_END)]
-            raise Error(text.removeprefix("Error: "))
+            raise failure(text.removeprefix("Error: "))
         return True
 
     def _item(self, kind: str, end: int, number: int) -> bytes | int | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from papad.errors import ConnectionLost, Error, TimedOut
+from papad.errors import ConnectionLost, Error, NotFound, TimedOut
 from papad.protocol.responses import Frame, ProcessOutput
 from tests.support.peer import Last
 
@@ -64,12 +64,12 @@ CLIENTS = {
     "half an answer": ForClient("ask", Last(b"half"), ConnectionLost("closed the connection"), fresh=False),
     "half an answer, and silence": ForClient("ask", b"half", TimedOut("in time"), fresh=False),
     "a watch": ForClient("begin_watch", b"Watching 1\n", "Watching 1", fresh=True),
-    "a watch of nothing": ForClient("begin_watch", b"Error: x not found\n> ", Error("x not found"), fresh=True),
+    "a watch of nothing": ForClient("begin_watch", b"Error: x not found\n> ", NotFound("x not found"), fresh=True),
     "half a watch": ForClient("begin_watch", Last(b"Watchi"), ConnectionLost("closed"), fresh=False),
     "half a watch, and silence": ForClient("begin_watch", b"Watchi", TimedOut("in time"), fresh=False),
     "frames": ForClient("frames", OUT_BYTES + CLOSED_BYTES + b"> ", [OUT, CLOSED], fresh=True),
     "no frames": ForClient("frames", b"\n> ", [], fresh=True),
-    "an error in place of frames": ForClient("frames", b"Error: x not found\n> ", Error("x not found"), fresh=True),
+    "an error in place of frames": ForClient("frames", b"Error: x not found\n> ", NotFound("x not found"), fresh=True),
     "half a frame": ForClient("frames", Last(OUT_BYTES[:-2]), ConnectionLost("closed"), fresh=False),
     "half a frame, and silence": ForClient("frames", OUT_BYTES[:-2], TimedOut("in time"), fresh=False),
 }
@@ -104,9 +104,9 @@ PAPAS = {
         "watch_processes", ("x",), {WATCH: [b"Watchi"]}, TimedOut("in time")
     ),
     "a watch of nothing": ForPapa(
-        "watch_processes", ("x",), {WATCH: [Last(b""), b"Error: x not found\n> "]}, Error("x not found")
+        "watch_processes", ("x",), {WATCH: [Last(b""), b"Error: x not found\n> "]}, NotFound("x not found")
     ),
-    "an error": ForPapa("remove_sockets", ("s",), {REMOVE: [b"Error: s not found\n> "]}, Error("s not found")),
+    "an error": ForPapa("remove_sockets", ("s",), {REMOVE: [b"Error: s not found\n> "]}, NotFound("s not found")),
     "the end of papad": ForPapa("exit_if_idle", (), {b"%exit-if-idle\n": [Last(b"Exiting papad\n")]}, True),
     "output goes on where it was cut": ForPapa(
         "output",

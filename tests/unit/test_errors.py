@@ -26,6 +26,7 @@ def test_the_drawing_shows_the_classes_as_they_are() -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_each_is_exported(name: str) -> None:
     assert getattr(papad, name) is OURS[name]
+    assert getattr(papad.aio, name) is OURS[name]
 
 
 def test_a_timeout_is_caught_as_any_other() -> None:
