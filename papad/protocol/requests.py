@@ -144,7 +144,7 @@ def make_socket(
         options |= {"path": path, "umask": umask}
     else:
         options |= {"host": host, "port": port, "interface": interface, "reuseport": 1 if reuseport else None}
-    words = ["make", "socket", _named("Socket", name), *option_words(options)]
+    words = ["make", "socket", _new_name("Socket", name), *option_words(options)]
     return Request(line(words), lambda answer: _socket_of(answer)[1])
 
 
@@ -162,10 +162,18 @@ def list_values(*patterns: object) -> Request[dict[str, str]]:
 
 
 def set_value(name: Text, value: object = None) -> Request[None]:
-    """Set a value. An empty value or None removes it."""
-    words = ["set", _named("Value", name)]
-    if value:  # as in the original client, any false value removes it
-        words.append(text(value))
+    """Set a value. An empty value or None removes it.
+
+    A dict, list or tuple is stored as JSON, empty ones too; `get` returns the text, for json.loads.
+    Others are stored as str() makes them.
+    """
+    if isinstance(name, Mapping):
+        raise BadRequest("set takes one name and its value; call it for each item")
+    if isinstance(value, dict | list | tuple):
+        value = _json(value)
+    if not value:  # as in the original client, any false value removes it
+        return Request(line(["set", _named("Value", name)]), lambda answer: None)
+    words = ["set", _new_name("Value", name), text(value)]
     return Request(line(words), lambda answer: None)
 
 
@@ -206,9 +214,9 @@ def make_process(
 ) -> Request[dict[str, Any]]:
     """Start a process, or return the existing one if it was made with the same options.
 
-    `listen` is the name of a socket, or several, to pass as systemd does. `others` are options of
-    papad by their names in the protocol; a flag is given as 1. With `again=1`, a process that has
-    ended is started anew.
+    `listen` is the name of a socket to pass as systemd does, or several: in a list, or with commas.
+    `others` are options of papad by their names in the protocol; a flag is given as 1. With
+    `again=1`, a process that has ended is started anew.
     """
     options: dict[str, object] = {"working_dir": working_dir, "uid": uid, "gid": gid, "bufsize": bufsize}
     options |= {"watch": 1 if watch_immediately else None, "shell": 1 if shell else None}
@@ -217,7 +225,7 @@ def make_process(
         options["stdout"] = _stream("stdout", stdout, {DEVNULL: "0", PIPE: None})
         joined = {DEVNULL: "0", STDOUT: "stdout", PIPE: None}
         options["stderr"] = _stream("stderr", stderr, joined)
-    words: list[Word] = ["make", "process", _named("Process", name), *option_words(options)]
+    words: list[Word] = ["make", "process", _new_name("Process", name), *option_words(options)]
     words += [(f"env.{text(key)}", text(value)) for key, value in (env or {}).items()]
     words += [(f"rlimit.{key.lower()}", text(value)) for key, value in (rlimits or {}).items()]
     words += [text(executable)] if executable else []
@@ -331,6 +339,20 @@ def _named(what: str, name: Text) -> str:
     if not name:
         raise BadRequest(f"{what} requires a name")
     return text(name)
+
+
+def _new_name(what: str, name: Text) -> str:
+    """Return the name of what is to be made. Raises BadRequest also for one that would be a pattern."""
+    if (named := _named(what, name)).endswith("*"):
+        raise BadRequest(f"{what} name {named!r} ends in *, and would be taken for a pattern; choose another")
+    return named
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"cannot be stored as JSON: {error}") from None
 
 
 def pattern_words(patterns: Iterable[object]) -> list[Word]:

@@ -74,6 +74,9 @@ def use(p: Papa, watching: bool) -> None:
     p.typo()  # no such method
 
 async def use_later(p: aio.Papa) -> None:
+    w: aio.Watcher = await p.make_process("x", "/bin/true", listen="web,api", watch_immediately=True)
+    made: dict[str, object] = await p.make_process("x", "/bin/true", listen=["web", b"api"])
+    await p.set("state", {"workers": 3})
     async with aclosing(p.follow("x")) as frames:
         async for frame in frames:
             print(frame.name)

@@ -18,7 +18,7 @@ awkward = st.sampled_from(
     ["", " ", "\n", "\\", '"', "a\\ ", " a", "a ", "a=b", "=", "%", "%41", "> ", "\n> ", "*", "'", "\r\n", "\x85"]
 )
 words = text | awkward
-names = words.filter(lambda name: name and "\n" not in name)
+names = words.filter(lambda name: name and "\n" not in name and not name.endswith("*"))
 quick = settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 numbers = itertools.count()
 
@@ -55,7 +55,7 @@ def test_any_byte_in_the_environment(p: Papa, value: bytes) -> None:
 
 
 @quick
-@given(name=names.filter(lambda name: name != "*"), value=words)
+@given(name=names, value=words)
 def test_values(p: Papa, name: str, value: str) -> None:
     p.set(name, value)
     assert p.get(name) == (value or None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import papad as package
-from papad import Client, Error, Papa, TimedOut, Watcher
+from papad import BadRequest, Client, Error, Papa, TimedOut, Watcher
 from tests.support.papad import REPOSITORY, Daemon, no_new_fds
 from tests.support.waiting import wait_until
 
@@ -161,6 +162,35 @@ def test_more_of_make_process(p: Papa) -> None:
     assert batch is not None
     assert b"".join(item.data for item in batch.out if isinstance(item.data, bytes)).startswith(b"1:s\n")
     watcher.close()
+
+
+@pytest.mark.parametrize("listen", ["s,t", ["s", "t"], (b"s", "t")])
+def test_several_sockets_are_passed_however_they_are_named(p: Papa, listen: object) -> None:
+    for name in "st":
+        p.make_socket(name)
+    watcher = p.make_process("x", "echo $LISTEN_FDNAMES", shell=True, listen=listen, watch_immediately=True)  # type: ignore[call-overload]
+    assert b"".join(item.data for batch in watcher for item in batch.out) == b"s:t\n"
+
+
+def test_a_structure_is_stored_as_json(p: Papa) -> None:
+    for value in ({"workers": 3, "of": ["a", None]}, [], {}):
+        p.set("state", value)
+        assert json.loads(p.get("state") or "") == value
+        assert list(p.list_values()) == ["state"]
+    with pytest.raises(BadRequest, match="JSON"):
+        p.set("state", {"a": object()})
+    p.set("state")
+    assert p.list_values() == {}
+
+
+def test_a_name_that_is_a_pattern_can_still_be_removed(p: Papa, papad: Daemon) -> None:
+    """Other clients may have made it."""
+    with papad.connect() as talk:
+        assert talk.ask("set a* x") == ""
+    p.set("a*")
+    assert p.list_values() == {}
+    with pytest.raises(BadRequest, match="would be taken for a pattern"):
+        p.set("a*", "x")
 
 
 def test_settings_of_the_whole_program(papad: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

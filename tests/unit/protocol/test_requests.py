@@ -13,7 +13,7 @@ from typing import Any, get_overloads
 
 import pytest
 
-from papad.errors import Error
+from papad.errors import BadRequest, Error
 from papad.protocol import requests
 from papad.protocol.requests import DEVNULL, PIPE, STDOUT, Request
 
@@ -37,6 +37,11 @@ LINES: list[tuple[Request[Any], bytes]] = [
     (r.set_value("a", " x\n"), b"set a %20x%0A"),
     (r.set_value("a=b", 5), b"set a%3Db 5"),
     (r.set_value("a"), b"set a"),
+    (r.set_value("a*"), b"set a*"),
+    (r.set_value("*a", "*"), b"set *a *"),
+    (r.set_value("a", {"b": [1, None]}), b'set a {"b":%20[1,%20null]}'),
+    (r.set_value("a", ("b",)), b'set a ["b"]'),
+    (r.set_value("a", {}), b"set a {}"),
     (r.get_value("a"), b"describe values a"),
     (r.make_process("x", "/bin/echo", ["a", 5, None, "", b"b"]), b"make process x /bin/echo a 5 % b"),
     (r.make_process("x", Path("/bin/echo"), "one word"), b"make process x /bin/echo one%20word"),
@@ -49,6 +54,7 @@ LINES: list[tuple[Request[Any], bytes]] = [
     (r.make_process("x", "e", listen=["a", b"b"], journal=True), b"make process x journal=1 listen=a,b e"),
     (r.make_process("x", "e", listen="web"), b"make process x listen=web e"),
     (r.make_process("x", "e", listen=b"web"), b"make process x listen=web e"),
+    (r.make_process("x", "e", listen="web,api"), b"make process x listen=web,api e"),
     (r.make_process("x", "a | b", shell=True, journal=False), b"make process x shell=1 a%20|%20b"),
     (r.make_process("x", "e", again=1, colour="red"), b"make process x again=1 colour=red e"),
     (r.describe("server"), b"describe server"),
@@ -161,6 +167,7 @@ FAULTS: list[tuple[str, Callable[..., object], dict[str, object]]] = [
     ("stdout must be one of DEVNULL, PIPE$", r.make_process, {"stdout": STDOUT}),
     ("stderr must be one of DEVNULL, STDOUT, PIPE$", r.make_process, {"stderr": 2}),
     ("cannot be sent", r.set_value, {"value": "\ud800"}),
+    ("cannot be stored as JSON: Object of type bytes", r.set_value, {"value": [b"x"]}),
 ]
 
 
@@ -170,6 +177,19 @@ def test_faults_that_show_before_anything_is_sent(
 ) -> None:
     with pytest.raises(Error, match=what):
         request_("a", **arguments)
+
+
+@pytest.mark.parametrize("name", ["*", "web.*", b"web.*"])
+def test_nothing_is_made_with_a_name_that_is_a_pattern(name: str | bytes) -> None:
+    """It could be removed only with all that the pattern matches."""
+    for request in (r.make_socket, r.make_process, lambda name: r.set_value(name, "x")):
+        with pytest.raises(BadRequest, match=r"'(web\.)?\*' ends in \*, and would be taken for a pattern"):
+            request(name)
+
+
+def test_values_are_set_one_by_one() -> None:
+    with pytest.raises(BadRequest, match="one name and its value"):
+        r.set_value({"a": 1})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["", None])
