@@ -42,12 +42,13 @@ if TYPE_CHECKING:
     from papad.protocol.requests import STDOUT as STDOUT
     from papad.protocol.responses import Frame as Frame
     from papad.protocol.responses import ProcessOutput as ProcessOutput
+    from papad.protocol.responses import Record as Record
 
 _FROM = {
     "client.connection": "Client",
     "errors": "AlreadyExists BadRequest BindFailed ConnectionLost Error NoRoom NotFound Refused StartFailed TimedOut"
     " Unavailable Unreachable",
-    "protocol.responses": "Frame ProcessOutput",
+    "protocol.responses": "Frame ProcessOutput Record",
     "client.papa": "DEBUG_MODE_NONE DEBUG_MODE_PROCESS DEBUG_MODE_THREAD Papa"
     " set_debug_mode set_default_connection_timeout set_default_path set_default_port",
     "protocol.requests": "DEVNULL PIPE STDOUT",

@@ -62,8 +62,12 @@ class Client:
         the end, or close the connection.
         """
         self.send(line)
-        while (frame := await self._wait(self._incoming.frame, timeout)) is not DONE:
+        while (frame := await self.frame(timeout)) is not DONE:
             yield frame
+
+    async def frame(self, timeout: float | None = -1.0) -> Frame:
+        """Return the next frame of an `output` command that was sent, or DONE after the last."""
+        return await self._wait(self._incoming.frame, timeout)
 
     async def drain(self) -> None:
         """Close the connection once papad has read everything that was sent."""

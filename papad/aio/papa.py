@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, cast
 
 from papad.aio.connection import Client
+from papad.aio.later import LaterWatcher
 from papad.aio.watcher import Watcher
 from papad.client import connection as blocking_connection
 from papad.client import papa as blocking
@@ -88,8 +89,15 @@ class Papa:
     exit_if_idle = _method(requests.exit_if_idle)
     describe = _method(requests.describe)
 
-    async def watch_processes(self, *args: Any) -> Watcher:
-        """Watch the processes that match, on a connection of its own."""
+    async def watch_processes(self, *args: Any, later: bool = False) -> Watcher:
+        """Watch the processes that match, with `later` also those that are made later.
+
+        A watch has connections of its own.
+        """
+        if later:
+            watcher = LaterWatcher(self, args)
+            await watcher.start()
+            return watcher
         return await self._watch(requests.watch_processes(*args), args)
 
     def output(self, *args: Any, **selection: Unpack[Selection]) -> AsyncGenerator[Frame, None]:

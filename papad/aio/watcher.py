@@ -5,12 +5,14 @@ protocol/watching.py decides, for both clients, what to hand out after a restart
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from papad.aio.connection import Client
 from papad.errors import ConnectionLost, Error, TimedOut
 from papad.protocol import requests
+from papad.protocol.responses import Record
 from papad.protocol.watching import WatchBatch, Watched
 
 
@@ -69,6 +71,8 @@ class Watcher:
 
         Raises TimedOut like `Watcher.read` of the blocking client; the watcher can be read again.
         """
+        if self._watched.rest:
+            return self._watched.take_rest()
         self.acknowledge()
         while self.connection is not None:
             try:
@@ -83,8 +87,18 @@ class Watcher:
             return batch
         return None
 
+    async def records(self, timeout: float | None = -1.0) -> AsyncGenerator[Record, None]:
+        """Yield the records one by one, like `Watcher.records` of the blocking client."""
+        while True:
+            while self._watched.rest:
+                yield self._watched.rest.popleft()
+            if not self or await self.read(timeout) is None:
+                return
+            self._watched.spread()
+
     def acknowledge(self) -> None:
         """Acknowledge the last batch, so that papad drops it."""
+        self._watched.rest.clear()
         if self._watched.unacknowledged and self.connection is not None:
             self._watched.unacknowledged = False
             self.connection.send(b"\n")
@@ -92,8 +106,11 @@ class Watcher:
     async def close(self, *, acknowledge: bool = True) -> None:
         """End the watch, and acknowledge the last batch.
 
-        With acknowledge=False, the next watcher gets that batch again.
+        With acknowledge=False, or if `records` has not yielded all of it, the next watcher gets that
+        batch again.
         """
+        acknowledge = acknowledge and not self._watched.rest
+        self._watched.rest.clear()
         if self.connection is not None:
             if acknowledge:
                 self.acknowledge()

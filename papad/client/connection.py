@@ -162,8 +162,12 @@ class Client(Closing):
         """
         with self._asking():
             self.send(line)
-            while (frame := self._wait(self._incoming.frame, timeout)) is not DONE:
+            while (frame := self.frame(timeout)) is not DONE:
                 yield frame
+
+    def frame(self, timeout: float | None = -1.0) -> Frame:
+        """Return the next frame of an `output` command that was sent, or DONE after the last."""
+        return self._wait(self._incoming.frame, timeout)
 
     def begin_watch(self, line: bytes) -> str:
         """Send a command that starts a watch, and return the first line of its answer.

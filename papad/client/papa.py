@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar, Unpack, cast
 
 from papad.client.address import find
 from papad.client.connection import RETRY_DELAY, Client, Closing, connect, read
+from papad.client.later import LaterWatcher
 from papad.client.watcher import Watcher
 from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
 from papad.protocol import requests
@@ -103,8 +104,10 @@ class Papa(Closing):
     exit_if_idle = _method(requests.exit_if_idle)
     describe = _method(requests.describe)
 
-    def watch_processes(self, *args: Any) -> Watcher:
-        """Watch the processes that match."""
+    def watch_processes(self, *args: Any, later: bool = False) -> Watcher:
+        """Watch the processes that match, with `later` also those that are made later."""
+        if later:
+            return LaterWatcher(self, args)
         return self._watch(requests.watch_processes(*args), args)
 
     def output(self, *args: Any, **selection: Unpack[Selection]) -> Generator[Frame, None, None]:

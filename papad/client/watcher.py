@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from papad.client.connection import Client, Closing
 from papad.errors import ConnectionLost, Error, TimedOut
 from papad.protocol import requests
+from papad.protocol.responses import Record
 from papad.protocol.watching import WatchBatch, Watched
 
 
@@ -84,6 +86,8 @@ class Watcher(Closing):
         Once the watch has ended, `read(timeout=…)` returns None each time. Without a timeout it
         returns empty lists, as the original does, and warns: a loop until None would not end.
         """
+        if self._watched.rest:
+            return self._watched.take_rest()
         if not self:
             if timeout is None or timeout >= 0:
                 return None
@@ -103,8 +107,24 @@ class Watcher(Closing):
             return batch
         return None
 
+    def records(self, timeout: float | None = -1.0) -> Generator[Record, None, None]:
+        """Yield the records one by one, with their stream, until nothing is left to watch.
+
+        Those of a batch are in the order of time, and those of one process in the order in which
+        they came. A batch is acknowledged when all its records were taken and another is wanted, or
+        at the end of the `with` block; if some were not taken, the next watcher gets all of them
+        again. Raises TimedOut like `read`.
+        """
+        while True:
+            while self._watched.rest:
+                yield self._watched.rest.popleft()
+            if not self or self.read(timeout) is None:
+                return
+            self._watched.spread()
+
     def acknowledge(self) -> None:
         """Acknowledge the last batch, so that papad drops it."""
+        self._watched.rest.clear()
         if self._watched.unacknowledged and self.connection is not None:
             self._watched.unacknowledged = False
             try:
@@ -117,11 +137,14 @@ class Watcher(Closing):
     def close(self, *, acknowledge: bool = True) -> None:
         """End the watch, and acknowledge the last batch.
 
-        With acknowledge=False, the next watcher gets that batch again.
+        With acknowledge=False, or if `records` has not yielded all of it, the next watcher gets that
+        batch again.
         """
         if self.connection is None:
             return
         connection = self.connection
+        acknowledge = acknowledge and not self._watched.rest
+        self._watched.rest.clear()
         if not acknowledge or not self._watched.unacknowledged:
             self.connection = None
             connection.drain()

@@ -6,8 +6,9 @@ This module does no I/O. The blocking and the asyncio client feed what they rece
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 from papad.errors import ConnectionLost, Error
 from papad.protocol import wire
@@ -26,6 +27,15 @@ class ProcessOutput(NamedTuple, Generic[Data]):
     name: str
     timestamp: float
     data: Data
+
+
+class Record(NamedTuple):
+    """One record of a watch: output of the stream `out` or `err`, or of `closed` the exit code."""
+
+    stream: Literal["out", "err", "closed"]
+    name: str
+    timestamp: float
+    data: bytes | int
 
 
 class Frame(NamedTuple):
@@ -56,11 +66,9 @@ DONE: Final = Frame("closed", "", 0.0, 0, -1, -1)
 
 @dataclass
 class Batch:
-    """One batch of records, by kind. `final` is papad's last line about this watch."""
+    """One batch of records, as they came. `final` is papad's last line about this watch."""
 
-    out: list[ProcessOutput[bytes]] = field(default_factory=list)
-    err: list[ProcessOutput[bytes]] = field(default_factory=list)
-    closed: list[ProcessOutput[int]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     final: str | None = None
 
 
@@ -120,8 +128,7 @@ class Incoming:
             item = self._item(kind, end, int(numbers[1]))
             if item is None:
                 return None
-            records: list[ProcessOutput[Any]] = getattr(self._batch, kind)
-            records.append(ProcessOutput(name, float(numbers[0]), item))
+            self._batch.records.append(Record(kind, name, float(numbers[0]), item))  # type: ignore[arg-type]
         del self._data[: len(wire.BATCH_END)]
         return self._taken_batch()
 
@@ -196,45 +203,41 @@ class Handed:
     """
 
     def __init__(self) -> None:
-        self._items: dict[str, list[tuple[str, ProcessOutput[Any]]]] = {}
+        self._records: dict[str, list[Record]] = {}
 
-    def note(self, batch: Batch) -> None:
+    def note(self, records: Iterable[Record]) -> None:
         """Remember a batch that is handed out. Its arrival shows that the last was acknowledged."""
-        self._items.clear()
-        for kind in ("out", "err", "closed"):
-            for item in getattr(batch, kind):
-                self._items.setdefault(item.name, []).append((kind, item))
-        for items in self._items.values():
-            items.sort(key=lambda each: each[1].timestamp)
+        self._records.clear()
+        for record in records:
+            self._records.setdefault(record.name, []).append(record)
 
-    def strip(self, batch: Batch) -> None:
-        """Remove from the first batch after a restart what was handed out before.
+    def strip(self, records: Iterable[Record]) -> list[Record]:
+        """Return what of the first batch after a restart was not handed out before.
 
         For each process, papad starts either with the first record of the batch that was handed
         out, or after its last record.
         """
-        for kind in ("out", "err", "closed"):
-            items: list[ProcessOutput[Any]] = getattr(batch, kind)
-            items[:] = [rest for item in items if (rest := self._rest(kind, item)) is not None]
-        self._items.clear()
+        new = [rest for record in records if (rest := self._rest(record)) is not None]
+        self._records.clear()
+        return new
 
-    def _rest(self, kind: str, item: ProcessOutput[Any]) -> ProcessOutput[Any] | None:
+    def _rest(self, record: Record) -> Record | None:
         """Return the new part of a record, or None.
 
         The record may have grown at its end, and its beginning may have been overwritten.
         """
-        for position, (other, old) in enumerate(self._items.get(item.name, ())):
-            if other != kind or old.timestamp != item.timestamp:
+        for position, old in enumerate(self._records.get(record.name, ())):
+            if old.stream != record.stream or old.timestamp != record.timestamp:
                 continue
-            if isinstance(old.data, bytes) and isinstance(item.data, bytes):
-                if item.data.startswith(old.data):
-                    rest = item.data[len(old.data) :]
-                elif old.data.endswith(item.data):
+            if isinstance(old.data, bytes) and isinstance(record.data, bytes):
+                if record.data.startswith(old.data):
+                    rest = record.data[len(old.data) :]
+                elif old.data.endswith(record.data):
                     rest = b""
                 else:
                     continue
-                del self._items[item.name][position]
-                return item._replace(data=rest) if rest else None
-            if old.data == item.data:
+                del self._records[record.name][position]
+                return record._replace(data=rest) if rest else None
+            if old.data == record.data:
                 return None
-        return item
+        return record

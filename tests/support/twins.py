@@ -173,5 +173,56 @@ WATCHERS = {
 }
 
 
+FOLLOW = b"%output follow=1 after.5=1000000000000000000 x\n"
+FIRST = b'{"id": 5, "name": "x", "pid": 7}\n> '
+BOTH = b'{"id": 5, "name": "x", "pid": 7}\n{"id": 6, "name": "xy", "pid": 8}\n> '
+LATERS = {
+    "of nothing": ForWatcher("x*", {b"%describe processes x*\n": [b"\n> "], b"%output follow=1 x*\n": [b""]}, []),
+    "with one that is made later": ForWatcher(
+        "x*",
+        {
+            b"%describe processes x*\n": [FIRST, BOTH],
+            FOLLOW.replace(b" x\n", b" x*\n"): [b"closed:x:3.0:4:5:3\nout:xy:2.0:3:6:0\ntwo\n"],
+            b"%output follow=1 after.5=1000000000000000000 after.6=1000000000000000000 x*\n": [b""],
+            b"%watch processes x*\n": [b"Watching 1\n", b"Watching 2\n" + ONE + b"out:xy:2.0:3\ntwo\n] "],
+            b"\n": [b""],
+        },
+        [[b"one", b"two"]],
+    ),
+    "over a restart": ForWatcher(
+        "x",
+        {
+            DESCRIBE: [FIRST, Last(b'{"id'), FIRST],
+            FOLLOW: [b"", b""],
+            WATCH: [BEGIN, b"Watching 1\n" + ONE + TWO + b"] "],
+            b"\n": [Last(b"ou"), END + b"] ", b""],
+        },
+        [[b"one"], [b"two"], [4]],
+        {"x": 4},
+    ),
+    "with one that is gone as the watch begins": ForWatcher(
+        "x",
+        {
+            DESCRIBE: [FIRST, FIRST],
+            FOLLOW: [b"", b""],
+            WATCH: [b"Error: x not found\n> ", BEGIN],
+            b"\n": [b""],
+        },
+        [[b"one"]],
+    ),
+    "past the end of what is watched": ForWatcher(
+        "x*",
+        {
+            b"%describe processes x*\n": [FIRST, FIRST.replace(b"5", b"6")],
+            FOLLOW.replace(b" x\n", b" x*\n"): [b"out:x:2.0:3:6:0\ntwo\n"],
+            b"%output follow=1 after.6=1000000000000000000 x*\n": [b""],
+            b"%watch processes x*\n": [BEGIN, b"Watching 1\n" + TWO + b"] "],
+            b"\n": [NO_MORE, b""],
+        },
+        [[b"one"], [b"two"]],
+    ),
+}
+
+
 def data(batch: tuple[list[ProcessOutput[Any]], ...]) -> list[object]:
     return [item.data for items in batch for item in items]

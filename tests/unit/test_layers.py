@@ -81,4 +81,6 @@ def test_only_these_know_asyncio() -> None:
         "peers",
         "commands.table",
     }  # they wait for room, for a directory, for others' turns
-    assert knowing == {f"papad.daemon.{name}" for name in daemon} | {"papad.aio.connection", "papad.aio.papa"}
+    assert knowing == {f"papad.daemon.{name}" for name in daemon} | {
+        f"papad.aio.{name}" for name in ("connection", "later", "papa")
+    }

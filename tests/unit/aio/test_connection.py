@@ -91,7 +91,7 @@ def test_a_wait_for_a_batch_that_is_cut_short_loses_nothing(tmp_path: Path) -> N
                 async with asyncio.timeout(0.05):
                     await client.batch()
             client.send(b"go on\n")
-            assert [item.data for item in (await client.batch()).out] == [b"hi"]
+            assert [item.data for item in (await client.batch()).records] == [b"hi"]
 
     with Peer(tmp_path / "s", {b"watch\n": [b"Watching 1\nout:x:1.0:2\nh"], b"go on\n": [b"i\n] "]}) as peer:
         run(main)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from papad.errors import ConnectionLost, Error
 from papad.protocol import wire
-from papad.protocol.responses import DONE, Batch, Frame, Handed, Incoming, ProcessOutput
+from papad.protocol.responses import DONE, Batch, Frame, Handed, Incoming, Record
 
 names = st.sampled_from(["x", "a:b", "ö", "out:1:2", "] ", "> "])
 times = st.floats(0, 2e9).map(lambda value: round(value, 6))
@@ -39,12 +39,7 @@ def test_batches(batches: list[list[tuple[str, str, float, bytes | int]]], size:
             data += record or wire.closed_record(name, time, int(item))  # type: ignore[arg-type]
         data += wire.BATCH_END
     data += wire.reply(wire.NOTHING_LEFT)
-    expected = [
-        Batch(
-            *([ProcessOutput(*rest) for kind, *rest in batch if kind == wanted] for wanted in ("out", "err", "closed"))
-        )
-        for batch in batches
-    ]
+    expected = [Batch([Record(*each) for each in batch]) for batch in batches]  # type: ignore[arg-type]
     assert list(taken(data, size, Incoming.batch)) == [*expected, Batch(final=wire.NOTHING_LEFT)]
 
 
@@ -96,42 +91,43 @@ def test_an_end_is_an_answer_only_after_the_last_words() -> None:
             incoming.feed(b"")
 
 
-def item(name: str, time: float, data: bytes | int) -> ProcessOutput:
-    return ProcessOutput(name, time, data)
+def out(name: str, time: float, data: bytes) -> Record:
+    return Record("out", name, time, data)
 
 
-HANDED = Batch(
-    [item("x", 1.0, b"one"), item("x", 2.0, b"two"), item("y", 1.0, b"why")],
-    [item("x", 1.5, b"err")],
-    [item("y", 3.0, 0)],
-)
+ERR = Record("err", "x", 1.5, b"err")
+HANDED = [
+    out("x", 1.0, b"one"),
+    ERR,
+    out("x", 2.0, b"two"),
+    out("y", 1.0, b"why"),
+    Record("closed", "y", 3.0, 0),
+]
 COMES = {
-    "all of it again": (HANDED, Batch()),
+    "all of it again": (HANDED, []),
     "none of it": (
-        Batch([item("x", 3.0, b"one")], [], [item("x", 4.0, 0)]),
-        Batch([item("x", 3.0, b"one")], [], [item("x", 4.0, 0)]),
+        [out("x", 3.0, b"one"), Record("closed", "x", 4.0, 0)],
+        [out("x", 3.0, b"one"), Record("closed", "x", 4.0, 0)],
     ),
     "that of one process, and more": (
-        Batch([item("x", 1.0, b"one"), item("x", 2.0, b"two"), item("x", 2.5, b"new")], [item("x", 1.5, b"err")]),
-        Batch([item("x", 2.5, b"new")]),
+        [out("x", 1.0, b"one"), ERR, out("x", 2.0, b"two"), out("x", 2.5, b"new")],
+        [out("x", 2.5, b"new")],
     ),
     "with more in the newest record": (
-        Batch([item("x", 1.0, b"one"), item("x", 2.0, b"two and more")], [item("x", 1.5, b"err")]),
-        Batch([item("x", 2.0, b" and more")]),
+        [out("x", 1.0, b"one"), ERR, out("x", 2.0, b"two and more")],
+        [out("x", 2.0, b" and more")],
     ),
     "with the oldest overwritten": (
-        Batch([item("x", 2.0, b"wo"), item("x", 3.0, b"new")]),
-        Batch([item("x", 3.0, b"new")]),
+        [out("x", 2.0, b"wo"), out("x", 3.0, b"new")],
+        [out("x", 3.0, b"new")],
     ),
-    "the same text at another time": (Batch([item("x", 9.0, b"one")]), Batch([item("x", 9.0, b"one")])),
+    "the same text at another time": ([out("x", 9.0, b"one")], [out("x", 9.0, b"one")]),
 }
 
 
 @pytest.mark.parametrize("what", COMES)
 def test_what_was_handed_out_is_taken_out_of_what_comes_again(what: str) -> None:
     comes, expected = COMES[what]
-    batch = Batch(comes.out[:], comes.err[:], comes.closed[:])
     handed = Handed()
     handed.note(HANDED)
-    handed.strip(batch)
-    assert batch == expected
+    assert handed.strip(comes) == expected
