@@ -73,7 +73,7 @@ class Log:
         self._file.write(data)
         os.fsync(self._file.fileno())
         if self._file.tell() > self._most:
-            self._file.close()
+            self.close()
             self._number += 1
             self._file = open(self._path(self._number), "ab", buffering=0)  # noqa: SIM115
             self._path(self._number - FILES).unlink(missing_ok=True)
@@ -82,6 +82,10 @@ class Log:
     def forget(self, id: int) -> None:
         """Forget a process that papad has forgotten; the next `write` records that."""
         self.positions.pop(id, None)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def _path(self, number: int) -> Path:
         return self._folder / f"log.{number}"

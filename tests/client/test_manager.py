@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
+import itertools
 import json
 import os
 import random
@@ -17,11 +19,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
-from papad import Papa
-from tests.support.papad import REPOSITORY, Daemon
+from papad import Frame, Papa
+from tests.support.papad import REPOSITORY, Daemon, in_child
 from tests.support.waiting import wait_until
 
 SEED = int(os.environ.get("PAPAD_CHAOS_SEED") or random.randrange(10**9))
@@ -145,6 +149,59 @@ class Run:
     def written(self) -> dict[str, int]:
         """How many lines each worker has written, or one more where it was killed in between."""
         return {path.name: int(path.read_text() or 0) for path in (self.folder / "truth").iterdir()}
+
+
+OUTPUT = {id: b"".join(b"line %d\n" % number for number in range(7)) + b"no end" for id in (5, 6)}
+
+
+def feed(log: Any) -> None:
+    """All that papad would send, from where the log is: pieces of lines, and then the ends."""
+    frames = []
+    for at in range(0, len(OUTPUT[5]), 7):
+        for id, data in OUTPUT.items():
+            if data[at : at + 7] and at + 7 > (start := max(at, log.positions.get(id, 0))):
+                frames.append(Frame("out", f"web.1.{id}", 1.0, data[start : at + 7], id, start))
+    frames += [Frame("closed", f"web.1.{id}", 2.0, 0, id, len(data)) for id, data in OUTPUT.items()]
+    for at in range(0, len(frames), 3):
+        log.write(frames[at : at + 3])
+
+
+def test_a_log_whose_writer_is_killed_at_any_line_has_all_of_it_once(tmp_path: Path) -> None:
+    """At the same line of its program twice, while it goes on, too."""
+    spec = importlib.util.spec_from_file_location("manager", REPOSITORY / "examples/manager.py")
+    assert spec is not None
+    assert spec.loader is not None
+    manager = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(manager)
+
+    def lives(folder: Path, lines: int) -> None:
+        left = itertools.count(lines, -1)
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            if frame.f_code.co_filename != spec.origin:
+                return None
+            if event == "line" and next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        sys.settrace(trace)
+        feed(manager.Log(folder, 60))
+
+    expected = {id: [*data.decode().split("\n")] for id, data in OUTPUT.items()}
+    for lines in itertools.count():
+        folder = tmp_path / str(lines)
+        folder.mkdir()
+        killed = [in_child(lambda folder=folder, lines=lines: lives(folder, lines)) == signal.SIGKILL for _ in range(2)]
+        with contextlib.closing(manager.Log(folder, 60)) as log:
+            feed(log)
+        files = sorted(folder.glob("log.*"), key=lambda path: int(path.suffix[1:]))
+        text = "".join(path.read_text() for path in files).splitlines()
+        for id in OUTPUT:
+            assert [line.partition(": ")[2] for line in text if line.startswith(f"web.1.{id}:")] == expected[id], lines
+        assert len(files) > 2
+        if not any(killed):
+            break
+    assert lines > 200
 
 
 @pytest.fixture
