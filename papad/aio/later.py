@@ -65,7 +65,7 @@ class LaterWatcher(Watcher):
 
     async def close(self, *, acknowledge: bool = True) -> None:
         """End the watch, and acknowledge the last batch, as `Watcher.close` does."""
-        if acknowledge and not self._watched.rest:
+        if acknowledge:
             self.acknowledge()
         self._watched.rest.clear()
         self._closed = True

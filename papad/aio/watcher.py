@@ -97,9 +97,11 @@ class Watcher:
             self._watched.spread()
 
     def acknowledge(self) -> None:
-        """Acknowledge the last batch, so that papad drops it."""
-        self._watched.rest.clear()
-        if self._watched.unacknowledged and self.connection is not None:
+        """Acknowledge the last batch, so that papad drops it.
+
+        This does nothing while `records` has not yielded all of it.
+        """
+        if self._watched.unacknowledged and not self._watched.rest and self.connection is not None:
             self._watched.unacknowledged = False
             self.connection.send(b"\n")
 
@@ -109,11 +111,10 @@ class Watcher:
         With acknowledge=False, or if `records` has not yielded all of it, the next watcher gets that
         batch again.
         """
-        acknowledge = acknowledge and not self._watched.rest
-        self._watched.rest.clear()
         if self.connection is not None:
             if acknowledge:
                 self.acknowledge()
+            self._watched.rest.clear()
             connection, self.connection = self.connection, None
             await connection.drain()
 

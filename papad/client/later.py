@@ -50,14 +50,21 @@ class LaterWatcher(Watcher):
         """Whether `read` would not block."""
         if not self:
             return False
-        self._hear()
-        return self._stale or (self.connection is not None and self.connection.ready)
+        if not self._batch_is_here:
+            self._hear()
+        return self._stale or self._batch_is_here
+
+    @property
+    def _batch_is_here(self) -> bool:
+        """Whether the watch can be read without waiting, if only to find its connection lost."""
+        return self.connection is not None and (self.connection.fileno() < 0 or self.connection.ready)
 
     def read(self, timeout: float | None = -1.0) -> WatchBatch | None:
-        """Acknowledge the previous batch, and return the next one.
+        """Acknowledge the previous batch, and return the next one, or None once this is closed.
 
-        While nothing is watched, this waits without a limit unless `timeout` is given; then it raises
-        TimedOut. An empty batch comes as in `Watcher.read`, and whatever follows its end.
+        An empty one comes after two seconds without output, as from any watcher, and where select()
+        told of something that is no output. While there is nothing to be watched, this waits without
+        a limit, or for `timeout` seconds if that is given. Raises TimedOut.
         """
         if self._watched.rest or self._poll is None:
             return super().read(timeout)
@@ -68,23 +75,27 @@ class LaterWatcher(Watcher):
             try:
                 if self._stale:
                     self._begin()
-                if self.connection is not None and self.connection.ready:
+                if self.connection is not None and self._batch_is_here:
                     batch = self._watched.take(self.connection.batch())
-                    if batch is not None:
-                        return batch
-                    self.connection.close()  # nothing is left of what was watched
-                    self.connection = None
+                    if batch is None:  # nothing is left of what was watched
+                        self.connection.close()
+                        self.connection = None
+                    return batch or WatchBatch([], [], [])
             except TimedOut:
                 raise
             except ConnectionLost:
                 self._stale = True
                 continue
             self._wait(deadline, limited=limited)
+            if self._batch_is_here:  # it goes first, so that many new processes cannot hold it up
+                continue
             self._hear()
+            if not self._stale:  # only the end of a process that the watch has
+                return WatchBatch([], [], [])
 
     def close(self, *, acknowledge: bool = True) -> None:
         """End the watch, and acknowledge the last batch, as `Watcher.close` does."""
-        if acknowledge and not self._watched.rest:
+        if acknowledge:
             with contextlib.suppress(ConnectionLost):
                 self.acknowledge()
         self._watched.rest.clear()

@@ -123,9 +123,11 @@ class Watcher(Closing):
             self._watched.spread()
 
     def acknowledge(self) -> None:
-        """Acknowledge the last batch, so that papad drops it."""
-        self._watched.rest.clear()
-        if self._watched.unacknowledged and self.connection is not None:
+        """Acknowledge the last batch, so that papad drops it.
+
+        This does nothing while `records` has not yielded all of it.
+        """
+        if self._watched.unacknowledged and not self._watched.rest and self.connection is not None:
             self._watched.unacknowledged = False
             try:
                 self.connection.acknowledge()

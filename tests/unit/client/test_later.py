@@ -20,7 +20,8 @@ def test_every_record_comes_once(tmp_path: Path, name: str) -> None:
     case = LATERS[name]
     with Peer(tmp_path / "s", case.answers) as peer, papa(peer) as p:
         with outcome(case.expected) as found, p.watch_processes(case.pattern, later=True) as watcher:
-            found.append([data(watcher.read() or ()) for _ in case.expected])  # type: ignore[attr-defined]
+            batches = (data(batch) for batch in watcher)
+            found.append([next(filter(None, batches)) for _ in case.expected])  # type: ignore[attr-defined]
         assert not watcher
         assert watcher.exit_code == case.exit_code
         assert watcher.read(timeout=1) is None
