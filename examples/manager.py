@@ -10,8 +10,8 @@ once or, if it has not lived for a second, after a pause that doubles. SIGHUP re
 another release, workers of it are started one by one, and each, once it has lived for a while, takes the
 place of an old one. Their output is in FOLDER/log.N, each line once, whatever is killed and when.
 
-The manager itself keeps nothing that it could lose. Kill it at any time, and start it again: the names of
-processes tell release and number, and FOLDER/shipped.json how much of their output is in the files.
+The manager itself keeps nothing that it could lose. Kill it at any time, and start it again: papad tells it
+what runs, of which release, and the number of the newest; FOLDER/shipped.json, what the files have.
 """
 
 from __future__ import annotations
@@ -113,15 +113,15 @@ class Manager:
         self._log = Log(folder, self._config.get("log_size", 1 << 20))
         self._workers: dict[str, tuple[int, float]] = {}  # name -> pidfd, when it started (time.monotonic)
         self._ending: set[str] = set()  # those that were sent SIGTERM
-        self._number = 0  # of the newest worker
+        self._number = 0  # of the newest worker; papad holds it, too
         self._pause = 0.0
 
     async def run(self) -> None:
         """Manage, until it is killed."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._configure)
         await self._papa.make_socket(self._config["name"], port=self._config["port"], backlog=100)
+        self._number = int(await self._papa.get(f"{self._config['name']}.number") or 0)
         for name, process in (await self._papa.list_processes(f"{self._config['name']}.*")).items():
-            self._number = max(self._number, int(name.rpartition(".")[2]))
             if process["running"]:
                 await self._adopt(name, process["pid"], time.time() - process["started"])
         async with asyncio.TaskGroup() as tasks:
@@ -142,7 +142,9 @@ class Manager:
         """Start and stop what is needed; return for how many seconds to wait, if nothing happens."""
         wanted, now = self._config["workers"], time.monotonic()
         staying = {name: each for name, each in self._workers.items() if name not in self._ending}
-        new = [name for name in staying if name.split(".")[-2] == self._config["release"]]
+        new = [
+            name for name in staying if name.rpartition(".")[0] == f"{self._config['name']}.{self._config['release']}"
+        ]
         old = [name for name in staying if name not in new]
         unproven = [
             PROVEN - now + begun for name, (_, begun) in staying.items() if name in new and now - begun < PROVEN
@@ -158,6 +160,7 @@ class Manager:
 
     async def _start(self) -> None:
         self._number += 1
+        await self._papa.set(f"{self._config['name']}.number", self._number)  # before it is used: it is used once
         name = f"{self._config['name']}.{self._config['release']}.{self._number}"
         program, *args = self._config["command"]
         try:
