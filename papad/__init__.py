@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from papad.errors import Error as Error
     from papad.errors import NoRoom as NoRoom
     from papad.errors import NotFound as NotFound
+    from papad.errors import NotPermitted as NotPermitted
     from papad.errors import Refused as Refused
     from papad.errors import StartFailed as StartFailed
     from papad.errors import TimedOut as TimedOut
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
 
 _FROM = {
     "client.connection": "Client",
-    "errors": "AlreadyExists BadRequest BindFailed ConnectionLost Error NoRoom NotFound Refused StartFailed TimedOut"
-    " Unavailable Unreachable",
+    "errors": "AlreadyExists BadRequest BindFailed ConnectionLost Error NoRoom NotFound NotPermitted Refused StartFailed"
+    " TimedOut Unavailable Unreachable",
     "protocol.responses": "Frame ProcessOutput Record",
     "client.papa": "DEBUG_MODE_NONE DEBUG_MODE_PROCESS DEBUG_MODE_THREAD Papa"
     " set_debug_mode set_default_connection_timeout set_default_path set_default_port",

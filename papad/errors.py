@@ -4,6 +4,7 @@ Error                  every error a caller may act on; str() is a one-line mess
 ├── AlreadyExists      the name is taken, by something that was made differently
 ├── NotFound           nothing has that name
 ├── BadRequest         the command, an option or a value is wrong; it will not help to try again
+├── NotPermitted       this user may look, but not do that
 ├── NoRoom             a limit is reached, of papad or of the machine
 ├── BindFailed         the socket could not be made
 ├── StartFailed        the program could not be started
@@ -14,8 +15,9 @@ Error                  every error a caller may act on; str() is a one-line mess
     └── Refused        papad, or the system, rejects this user at the address
 
 The daemon raises Error: its answers carry only the message, and protocol/failures.py tells clients
-the kind of it. In the daemon, a command that raises Error is answered with `Error: MESSAGE`. Any other exception is
-a bug in papad: it is logged with its traceback and answered with `Error: internal error`.
+the kind of it. In the daemon, a command that raises Error is answered with `Error: MESSAGE`. Any
+other exception is a bug in papad: it is logged with its traceback and answered with `Error:
+internal error`.
 """
 
 
@@ -33,6 +35,10 @@ class NotFound(Error):
 
 class BadRequest(Error):
     """The command, an option or a value is wrong. The same again fails again."""
+
+
+class NotPermitted(Error):
+    """This user may look at what papad holds, but change nothing."""
 
 
 class NoRoom(Error):

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 import re
 
-from papad.errors import AlreadyExists, BadRequest, BindFailed, Error, NoRoom, NotFound, StartFailed, Unavailable
+from papad.errors import (
+    AlreadyExists,
+    BadRequest,
+    BindFailed,
+    Error,
+    NoRoom,
+    NotFound,
+    NotPermitted,
+    StartFailed,
+    Unavailable,
+)
 
 # The first that matches from its beginning decides. Names, which may be any text, stand for `.*`; so
 # a pattern that begins with one comes after those that begin with words of papad's own.
@@ -34,11 +44,15 @@ _KINDS: tuple[tuple[type[Error], str], ...] = (
     (BadRequest, r"Socket .* has no port; it is a Unix socket$"),
     (BadRequest, r"No such group: "),
     (BadRequest, r"\w+\.ID=POSITION wants two numbers"),
+    (BadRequest, r"mode= and umask= both say who may connect"),
+    (BadRequest, r"User .* has no group of its own; "),
+    (NotPermitted, r"You may only look; "),
     (NoRoom, r"The limit of \d+ sockets is reached"),
     (NoRoom, r"The line is too long; "),
     (NoRoom, r"papad (remembers \d+ MiB already|lacks a resource: )"),
     (BindFailed, r"Bind failed(:| on )"),
     (BindFailed, r"Cannot (listen: |reserve |set |bind to interface |resolve host |make a \w+ socket of type )"),
+    (BindFailed, r"Cannot (make .* the owner of|give .* the mode) "),
     (BindFailed, r"There is no interface "),
     (StartFailed, r"Cannot start a process[:,]"),
     (StartFailed, r"Bad (command|rlimit|uid or gid|working_dir) - "),

@@ -10,7 +10,17 @@ import pytest
 
 import papad.daemon
 from papad import errors
-from papad.errors import AlreadyExists, BadRequest, BindFailed, Error, NoRoom, NotFound, StartFailed, Unavailable
+from papad.errors import (
+    AlreadyExists,
+    BadRequest,
+    BindFailed,
+    Error,
+    NoRoom,
+    NotFound,
+    NotPermitted,
+    StartFailed,
+    Unavailable,
+)
 from papad.protocol.failures import _KINDS, _PATTERNS, failure
 
 FOLDER = Path(papad.daemon.__file__).parent
@@ -95,6 +105,8 @@ LOOK_ALIKE = {
     "Cannot resolve host x as an address of this family": BindFailed,
     "papad lacks a resource: Too many open files; nothing was changed": NoRoom,
     "the directory of users, groups or hosts does not answer; try again later, or use numbers": Unavailable,
+    'You may only look; "remove processes" is for root and members of the group x not found': NotPermitted,
+    "Cannot make 33:33 the owner of /run/x: Operation not permitted": BindFailed,
     "something of a papad to come": Error,
 }
 
