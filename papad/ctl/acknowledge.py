@@ -67,15 +67,15 @@ class Acknowledger:
             if not any(each["buffered"] or each["closed"] for each in found):
                 return False
             watch.begin_watch(requests.watch_processes(name))
-            batch = watch.batch()
+            closed = any(each.stream == "closed" for each in watch.batch().records)
             found = [each for each in beside.describe("processes", name) if each["id"] == id]
-            if not found or not self._is_written(name, id, found[0]["captured"], closed=bool(batch.closed)):
+            if not found or not self._is_written(name, id, found[0]["captured"], closed=closed):
                 return False
             watch.acknowledge(stop=True)
             watch.batch()
-            if batch.closed:
+            if closed:
                 self._forget(name, id)
-            return not batch.closed
+            return not closed
 
     def _forget(self, name: str, id: int) -> None:
         """Forget a process that papad has forgotten."""

@@ -64,6 +64,10 @@ def _sample(node: ast.AST) -> str:
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
         return "".join("7" if isinstance(each, ast.FormattedValue) else _sample(each) for each in node.values)
+    if isinstance(node, ast.BinOp):
+        return _sample(node.left) + _sample(node.right)
+    if isinstance(node, ast.IfExp):
+        return _sample(node.body)
     assert isinstance(node, ast.Call), f"a message that nobody can read here: {ast.unparse(node)}"
     assert isinstance(node.func, ast.Attribute)
     return _sample(node.func.value)  # TEXT.replace(…)
