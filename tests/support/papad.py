@@ -35,6 +35,12 @@ def open_to_all(folder: Path) -> None:
         each.chmod(0o755)
 
 
+def processor_time(pid: int) -> float:
+    """The processor time of a process in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def open_fds(pid: int | str = "self") -> dict[int, str]:
     """The open descriptors of a process and what they are."""
     found = {}

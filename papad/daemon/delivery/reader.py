@@ -158,8 +158,14 @@ class Reading:
 
     def _has_more(self, process: Process) -> bool:
         position = self._positions[process.id]
-        unread = process.ring is not None and position < process.ring.state.tail
-        return unread or self._at_end(process, position) or self._at_exit(process)
+        return self._unsent(process, position) or self._at_end(process, position) or self._at_exit(process)
+
+    def _unsent(self, process: Process, position: int) -> bool:
+        """Return whether there is output from `position` on that was asked for."""
+        if process.ring is None or position >= self.query.before.get(process.id, sys.maxsize):
+            return False
+        following = next(process.ring.read(position, 1), None)
+        return following is not None and following.time <= self.query.until
 
     def _start(self, process: Process) -> int:
         """Return the default position to start at: after what watchers have acknowledged.

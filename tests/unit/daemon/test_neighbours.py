@@ -14,19 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.nurseries import Hanging
-from tests.support.papad import Probe, child_as, open_fds, running_papad, varied_copy
+from tests.support.papad import Probe, child_as, open_fds, processor_time, running_papad, varied_copy
 from tests.support.waiting import wait_until
 
 NOBODY = 65534
 ATTACKS = int(os.environ.get("PAPAD_ATTACKS", "2000"))
 CONNECTIONS = int(os.environ.get("PAPAD_CONNECTIONS", "20000"))
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-
-
-def processor_time(pid: int) -> float:
-    """The processor time of a process in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @root_only

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.papad import Daemon
+from tests.support.papad import Daemon, processor_time
 from tests.support.talks import Frame, ended, frames, read
 from tests.support.waiting import wait_until
 
@@ -101,6 +102,21 @@ def test_following_hears_of_what_comes_and_of_processes_made_later(papad: Daemon
         assert talk.until(b"> ") == b"> "
         assert talk.ask("get v") == ""
     assert sorted(each[0] for each in read(papad, "output a.*")) == ["closed", "closed", "out", "out", "out"]
+
+
+@pytest.mark.parametrize("bound", ["until=5", "before.{id}=2"])
+def test_who_follows_up_to_a_bound_costs_nothing_behind_it(papad: Daemon, bound: str) -> None:
+    """It used the processor without end."""
+    papad.ask("make process a shell=1 echo\\ one;exec\\ sleep\\ 60")
+    wait_until(lambda: '"captured":4' in papad.ask("describe processes a"), "its output is there")
+    id = json.loads(papad.ask("describe processes a"))["id"]
+    with papad.connect() as talk:
+        talk.send(f"output follow=1 {bound.format(id=id)}\n")
+        before = processor_time(papad.pid)
+        for _ in range(20):
+            papad.ask("get x")
+            time.sleep(0.05)
+        assert processor_time(papad.pid) - before < 0.5
 
 
 def test_what_watchers_acknowledge_does_not_stop_a_follower(papad: Daemon) -> None:
