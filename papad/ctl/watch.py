@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NoReturn
 
 from papad.client.connection import Client, connect
+from papad.client.later import LaterWatcher
 from papad.client.watcher import Watcher
 from papad.ctl.connect import Session
 from papad.ctl.lines import Line, Look
@@ -18,8 +19,6 @@ from papad.ctl.run import complain
 from papad.errors import ConnectionLost, TimedOut
 from papad.protocol import requests
 from papad.protocol.watching import WatchBatch
-
-_LOOK_AFTER = 1.0  # seconds after which a watch that goes on looks for new processes; papad sends a batch every 2 s
 
 _NO_END = "{} was removed, or another watcher has acknowledged its end"
 
@@ -50,7 +49,7 @@ def watch(session: Session, patterns: list[str], look: Look | None = None) -> di
         names = [each["name"] for each in _begun(source.describe(patterns), source, printer)]
         source.first.begin_watch(requests.watch_processes(*patterns))
         watcher = Watcher(source, tuple(patterns))
-        while _print_next(watcher, source, printer):
+        while _print_next(watcher, source, printer) is not None:
             pass
         for name in names:
             if name not in watcher.exit_code:
@@ -65,27 +64,25 @@ def _watch_on(session: Session, patterns: list[str], look: Look) -> NoReturn:
     source = _Source(session.client())
     session.keep()
     printer = _Printer(look, sys.stdout.buffer)
-    watcher: _Renewable | None = None
     known: dict[int, str] = {}  # id -> name
+
+    def look_around() -> list[dict[str, Any]]:
+        found = source.describe(patterns)
+        for name in [known.pop(id) for id in known.keys() - {each["id"] for each in found}]:
+            if printer.forget(name):
+                complain(_NO_END.format(safe_text(name)))
+        return found
+
+    def begins() -> None:
+        new = _begun([each for each in look_around() if each["id"] not in known], source, printer)
+        known.update({each["id"]: each["name"] for each in new})
+
+    watcher: Watcher | None = None
     try:
+        watcher = _WatcherOn(source, tuple(patterns), begins)
         while True:
-            found = source.describe(patterns)
-            gone = known.keys() - {each["id"] for each in found}
-            for name in [known.pop(id) for id in gone]:
-                if printer.forget(name):
-                    complain(_NO_END.format(safe_text(name)))
-            new = _begun([each for each in found if each["id"] not in known], source, printer)
-            known |= {each["id"]: each["name"] for each in new}
-            if not found:
-                source.wait_for(patterns)
-                continue
-            if watcher is None:
-                watcher = _Renewable(source, tuple(patterns))
-            if new or not watcher:
-                watcher.renew()
-            looked = time.monotonic()
-            while watcher and _print_next(watcher, source, printer) and time.monotonic() < looked + _LOOK_AFTER:
-                pass
+            if not any(_print_next(watcher, source, printer) or ()):
+                look_around()
     finally:
         _close(watcher, source, printer)
 
@@ -101,14 +98,13 @@ def _begun(described: list[dict[str, Any]], source: _Source, printer: _Printer) 
     return described
 
 
-def _print_next(watcher: Watcher, source: _Source, printer: _Printer) -> bool:
-    """Acknowledge the last batch, and print the next one. Return False when nothing is left to watch."""
+def _print_next(watcher: Watcher, source: _Source, printer: _Printer) -> WatchBatch | None:
+    """Acknowledge the last batch, print the next one, and return it; None when nothing is left to watch."""
     batch = watcher.read(timeout=None)
-    if batch is None:
-        return False
-    names = [item.name for item in batch.closed]
-    printer.print(batch, {each["name"]: each for each in source.describe(names)} if names else {})
-    return True
+    if batch is not None:
+        names = [item.name for item in batch.closed]
+        printer.print(batch, {each["name"]: each for each in source.describe(names)} if names else {})
+    return batch
 
 
 def _close(watcher: Watcher | None, source: _Source, printer: _Printer) -> None:
@@ -118,21 +114,16 @@ def _close(watcher: Watcher | None, source: _Source, printer: _Printer) -> None:
     source.close()
 
 
-class _Renewable(Watcher):
-    """A watch that can be begun anew, because one has only the processes that there were when it began."""
+class _WatcherOn(LaterWatcher):
+    """Tells each time before it begins anew."""
 
-    def renew(self) -> None:
-        """Acknowledge the last batch, and watch what there is now. Nothing is handed out twice."""
-        if self.connection is not None:
-            try:
-                if self._watched.unacknowledged:
-                    self.connection.acknowledge(stop=True)
-                    self.connection.batch()
-            except ConnectionLost:
-                pass  # papad may not have got it, and then delivers the batch again, which is dropped
-            self.connection.close()
-        self._watched.unacknowledged = False
-        self._watch_again()
+    def __init__(self, source: _Source, patterns: tuple[str, ...], begins: Callable[[], None]) -> None:
+        self._begins = begins
+        super().__init__(source, patterns)
+
+    def _begin_once(self) -> None:
+        self._begins()  # before the watch, so that what is missing at its beginning can be told
+        super()._begin_once()
 
 
 class _Source:
@@ -166,11 +157,6 @@ class _Source:
                 raise
             except ConnectionLost:  # papad is being restarted
                 self._beside.close()
-
-    def wait_for(self, patterns: list[str]) -> None:
-        """Wait until a process that matches has printed something, or has ended."""
-        with self.another() as client:
-            next(client.follow(*patterns))
 
     def close(self) -> None:
         """Close all connections that are left."""
