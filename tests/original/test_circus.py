@@ -87,18 +87,22 @@ class Circus:
     port: int
     control: int
     daemon: subprocess.Popen[bytes] | None = None
+    count: int = 2
 
     @property
     def environment(self) -> dict[str, str]:
         return {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LANG": "C.UTF-8"}
 
-    def start(self) -> None:
+    def launch(self) -> None:
         command = [self.python, "-W", "ignore", "-m", "circus.circusd", str(self.folder / "circus.ini")]
         with open(self.folder / "circusd.log", "ab") as log:
             self.daemon = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        wait_until(lambda: self.managed() == 2, f"circus manages two workers: {self.log()}", 30)
+
+    def start(self) -> None:
+        self.launch()
+        wait_until(lambda: self.managed() == self.count, f"circus manages its workers: {self.log()}", 30)
 
     def control_call(self, *words: str) -> str:
         command = [self.python, "-W", "ignore", "-m", "circus.circusctl", "--timeout", "10"]

@@ -1,4 +1,4 @@
-"""A virtual environment of its own for papa 1.0.6 and circus 0.17.2, built once and cached.
+"""Virtual environments for papa 1.0.6 with circus 0.17.2, and for circus 0.19.0, each built once and cached.
 
 The wheel of papa installs a top-level package named `tests`, so it never goes into the environment that runs pytest.
 """
@@ -12,8 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAME = "original-1.0.6"
-PACKAGES = ("papa==1.0.6", "circus==0.17.2")
 SYSTEM_PYTHON = "/usr/bin/python3"
 
 
@@ -32,18 +30,28 @@ def cache_folder() -> Path:
 
 
 def original_venv() -> Path:
+    """That of papa, and of the last circus with `use_papa`."""
+    return _venv("original-1.0.6", "papa==1.0.6", "circus==0.17.2")
+
+
+def circus_venv() -> Path:
+    """That of today's circus."""
+    return _venv("circus-0.19.0", "circus==0.19.0")
+
+
+def _venv(name: str, *packages: str) -> Path:
     """The environment's folder. Scripts in its bin name the folder it was built in, so run modules with bin/python."""
     cache = cache_folder()
-    ready = cache / NAME
-    with open(cache / f"{NAME}.lock", "w") as lock:
+    ready = cache / name
+    with open(cache / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (ready / "bin" / "python").exists():
-            building = cache / f"{NAME}.tmp"
+            building = cache / f"{name}.tmp"
             shutil.rmtree(building, ignore_errors=True)
             shutil.rmtree(ready, ignore_errors=True)
             base = SYSTEM_PYTHON if os.path.exists(SYSTEM_PYTHON) else sys.executable
             subprocess.run([base, "-m", "venv", str(building)], check=True, timeout=120)
-            pip = [str(building / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES]
+            pip = [str(building / "bin" / "python"), "-m", "pip", "install", "--quiet", *packages]
             subprocess.run(pip, check=True, timeout=300)
             building.rename(ready)
     return ready
