@@ -91,7 +91,8 @@ _PROCESS_OPTIONS = (
     Option("journal", "also forward each line to the journal", protocol="journal"),
     Option(
         "again",
-        "start it anew if the process of that name has ended; its output that nobody has acknowledged is dropped",
+        "start it anew if the process of that name has ended, and drop its output that nobody has acknowledged; with "
+        "--watch, one that runs with other options is watched as it is",
         protocol="again",
     ),
     Option("watch", "print and acknowledge its output until it ends; exit with its exit status", "w", live=True),

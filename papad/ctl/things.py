@@ -12,7 +12,7 @@ from papad.ctl.parser import Call, Usage, turned_on
 from papad.ctl.render import DIM, GREEN, RED, on_terminal, output_stream, paint, safe_text, size, table
 from papad.ctl.run import FAILED, complain, standard_input
 from papad.ctl.times import span, stamp
-from papad.errors import Error
+from papad.errors import AlreadyExists, Error
 from papad.protocol.exits import abnormal, exit_text
 
 
@@ -51,7 +51,17 @@ def make_process(call: Call, session: Session) -> int:
         options["listen"] = ",".join(call.texts("listen"))
     if turned_on("shell", call.pairs):
         command = [" ".join(command)]
-    answer = session.client().command("make", "process", name, *command, options=options)
+    try:
+        answer = session.client().command("make", "process", name, *command, options=options)
+    except AlreadyExists as error:
+        if not (watched and turned_on("again", call.pairs)) or not _is_recorded(session, name):
+            raise
+        # As a unit of systemd does that is started again after it was edited.
+        complain(
+            f"{safe_text(name)} runs as it was made before: {error}",
+            f"It is watched as it is. To start it as it is wanted now: papactl signal {safe_text(name)}, then this again",
+        )
+        return _watch(session, name)
     if call.flag("json"):
         _print_json(session.client().describe("processes", name))
     else:
@@ -61,6 +71,12 @@ def make_process(call: Call, session: Session) -> int:
     if watched:
         return _watch(session, name)
     return 0
+
+
+def _is_recorded(session: Session, name: str) -> bool:
+    """Return whether there is a process of that name whose output is kept."""
+    found = session.client().describe("processes", name)
+    return any(each["name"] == name and not each["removed"] for each in found)
 
 
 def _has_ended(session: Session, name: str) -> int:

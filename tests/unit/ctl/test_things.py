@@ -225,3 +225,26 @@ def test_the_options_of_a_process_are_passed_on(here: Here, tmp_path: Path) -> N
     shown = here.out("describe", "processes", "x")
     for line in (f"env_file: {file}", "login_env: True", "umask: 0027", "nice: 5", f"stdin: {file}", "nofile=64:1024"):
         assert line in shown
+
+
+def test_make_again_and_watch_takes_up_what_runs_with_other_options(here: Here) -> None:
+    """Without it, a unit of systemd whose command was edited would fail, again and again, until the process ends."""
+    here("make", "process", "x", "--", "/bin/sh", "-c", "echo old; sleep 1; exit 5")
+    done = here("make", "process", "x", "--again", "--", "/bin/true")
+    assert (done.status, done.err.startswith("papactl: Process for x has already been created")) == (1, True)
+    done = here("make", "process", "x", "--again", "--watch", "--", "/bin/true")
+    assert done.status == 5
+    assert "old\n" in done.out
+    assert re.match(
+        r"papactl: x runs as it was made before: Process for x .* it differs in args: /bin/true instead of /bin/sh",
+        done.err,
+    )
+    assert "papactl signal x" in done.err
+    assert here("make", "process", "x", "--again", "--watch", "--", "/bin/true").status == 0
+
+
+def test_make_again_and_watch_does_not_take_up_what_was_removed(here: Here) -> None:
+    here("make", "process", "x", "--", "/bin/sleep", "60")
+    here("remove", "processes", "x")
+    done = here("make", "process", "x", "--again", "--watch", "--", "/bin/true")
+    assert (done.status, "was removed and still runs" in done.err) == (1, True)
