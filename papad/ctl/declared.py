@@ -96,6 +96,13 @@ _PROCESS_OPTIONS = (
         protocol="again",
     ),
     Option("watch", "print and acknowledge its output until it ends; exit with its exit status", "w", live=True),
+    Option(
+        "output",
+        "with --watch, the format of the lines: " + ", ".join(SHORT_FORMATS),
+        "o",
+        "FORMAT",
+        choices=SHORT_FORMATS,
+    ),
 )
 
 _OUTPUT_OPTIONS = (

@@ -61,7 +61,7 @@ def make_process(call: Call, session: Session) -> int:
             f"{safe_text(name)} runs as it was made before: {error}",
             f"It is watched as it is. To start it as it is wanted now: papactl signal {safe_text(name)}, then this again",
         )
-        return _watch(session, name)
+        return _watch(call, session, name)
     if call.flag("json"):
         _print_json(session.client().describe("processes", name))
     else:
@@ -69,7 +69,7 @@ def make_process(call: Call, session: Session) -> int:
     if re.match(r" pid=\d+ running=False ", answer[len(name) :]):  # a new one is always told as running
         return _has_ended(session, name)
     if watched:
-        return _watch(session, name)
+        return _watch(call, session, name)
     return 0
 
 
@@ -90,12 +90,13 @@ def _has_ended(session: Session, name: str) -> int:
     return FAILED
 
 
-def _watch(session: Session, name: str) -> int:
+def _watch(call: Call, session: Session, name: str) -> int:
     """Print the output of a process until it ends. Return its exit status as a shell reports it."""
+    from papad.ctl.output import look_of
     from papad.ctl.watch import watch
 
     try:
-        codes = watch(session, [name])
+        codes = watch(session, [name], look_of(call, session, call.text("output") or "short"))
     except KeyboardInterrupt:
         print(f"{safe_text(name)} keeps running; to see more: papactl output -f {safe_text(name)}")
         raise
