@@ -6,7 +6,7 @@ import re
 
 from tests.support.waiting import wait_until
 from tests.system.machine import Machine
-from tests.system.papad import CHECKOUT, Papad, pid_of
+from tests.system.papad import CHECKOUT, Papad
 from tests.system.test_listen import answer
 
 SHOP = """def app(environ, start_response):
