@@ -37,6 +37,8 @@ def run(call: Call, session: Session) -> int:
     folder, *patterns = call.words
     rotation, style = _rotation(call), call.text("output") or "short-iso"
     look = Look(style, call.flag("utc"), style == "cat" or call.flag("all"), host=session.host)
+    if call.flag("acknowledge"):
+        session.check_acknowledges()
     client = session.client()
     session.keep()  # `read` closes it
     with _alone(folder), _ending_in_order():

@@ -10,7 +10,7 @@ from papad.client.address import DEFAULT_PORT, find, for_people, is_port, usual_
 from papad.client.connection import Client
 from papad.ctl.parser import Call, Usage
 from papad.ctl.render import leave_with_reader
-from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
+from papad.errors import ConnectionLost, Error, NotPermitted, Refused, TimedOut, Unreachable
 
 ONLY_HOST = "PAPACTL_ONLY_HOST"
 """Environment variable that tells the papactl for one of several hosts which host to use."""
@@ -79,6 +79,13 @@ class Session:
         if self._client is None:
             self._client = self.connect()
         return self._client
+
+    def check_acknowledges(self) -> None:
+        """Raise NotPermitted if papad would not heed our acknowledgements, so that the same output would come again."""
+        if self.client().describe("server")[0].get("role") == "view":
+            raise NotPermitted(
+                "you may only look, and acknowledge nothing; to read output as it comes: papactl output -f"
+            )
 
     def begin(self) -> None:
         """Start connecting to another machine, so that several connect at the same time.

@@ -253,7 +253,9 @@ def _server_lines(server: dict[str, Any], session: Session) -> list[str]:
         f"    {held}",
     ]
     if not server["managed"]:
-        lines.append("    no service manager: nothing survives a crash or a restart of this papad")
+        lines.append("    no service manager: a crash is survived, but what it holds is gone once it is stopped")
+    if server.get("role") == "view":
+        lines.append("    you may only look")
     return lines
 
 

@@ -30,6 +30,7 @@ def run(call: Call, session: Session) -> int:
     words = call.words[1:] if len(call.words) > 1 and call.words[0] == "processes" else call.words
     look = look_of(call, session, call.text("output") or "short")
     if call.flag("follow"):
+        session.check_acknowledges()
         leave_with_reader()
         _watch_on(session, words, look)
     watch(session, words, look)

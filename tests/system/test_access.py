@@ -146,6 +146,10 @@ def test_papactl_of_a_viewer_finds_the_socket_and_leaves_output_where_it_is(papa
     for _ in range(2):
         assert machine.out("papactl", "output", "-o", "cat", "w", user=viewer) == "hello"
         assert machine.out("papactl", "watch", "-o", "cat", "w", user=viewer) == "hello"
+    assert "you may only look" in status
+    for words in (("watch", "-f", "w"), ("archive", "--acknowledge", "/tmp/logs", "w")):
+        done = machine.run("papactl", *words, user=viewer, check=False)
+        assert (done.returncode, "you may only look, and acknowledge nothing" in done.stderr) == (1, True)
     done = machine.run("papactl", "remove", "processes", "w", user=viewer, check=False)
     assert (done.returncode, done.stderr) == (
         1,

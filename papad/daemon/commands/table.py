@@ -168,7 +168,8 @@ def describe_values(tables: Tables, given: Arguments) -> str:
 
 def describe_server(tables: Tables, given: Arguments) -> str:
     held = {"sockets": len(tables.sockets), "processes": len(tables.processes), "running": tables.processes.running}
-    return describe.line({**tables.server(), **held, "values": len(tables.values)})
+    role = Role.MANAGE if given.viewer is None else Role.VIEW
+    return describe.line({**tables.server(), **held, "values": len(tables.values), "role": str(role)})
 
 
 def read_output(tables: Tables, given: Arguments) -> Output:

@@ -102,7 +102,7 @@ ANSWERS = [
     ("describe values mail", r'\{"name":"mail","value":"a b"\}'),
     ("describe sockets u*", r'\{"name":"udp",.*"type":"dgram",.*\}'),
     ("describe processes web.2", r'\{"id":2,"name":"web.2",.*"code":3,.*\}'),
-    ("describe server", r'\{"starts":1,"sockets":2,"processes":2,"running":1,"values":2\}'),
+    ("describe server", r'\{"starts":1,"sockets":2,"processes":2,"running":1,"values":2,"role":"manage"\}'),
     ("make socket web", r"web family=inet type=stream [^\n]*fileno=64"),
     ("help get", r"get NAME\n\nGet a named value\.\n[^$]*"),
     ("help", r"Possible commands are:\n[^$]*"),
@@ -335,6 +335,11 @@ def test_a_viewer_does_not_see_arguments_and_variables_of_other_users(home: Home
     assert seen(VIEWER).count("(hidden)") == 3
     assert '"env":{"PASSWORD":"(hidden)"}' in seen(VIEWER)
     assert seen(VIEWER + 1).count("pass") == 0
+
+
+def test_a_viewer_is_told_the_role(tables: Tables) -> None:
+    command, words = GRAMMAR.find(["describe", "server"])
+    assert json.loads(command.call(tables, words, VIEWER))["role"] == "view"
 
 
 def test_an_acknowledgement_of_a_viewer_frees_nothing(home: Home) -> None:
