@@ -7,10 +7,12 @@ import os
 import re
 import shlex
 import socket
+import subprocess
+from pathlib import Path
 
 from papad.ctl.declared import COMMANDS
 from papad.ctl.help import STATUSES
-from tests.ctl.support import Papactl
+from tests.ctl.support import COMMAND, Papactl, environment
 from tests.support.papad import REPOSITORY
 from tests.support.waiting import wait_until
 
@@ -100,3 +102,40 @@ def test_the_page_has_every_option_of_output_and_every_status() -> None:
         assert f"`-{option.short}" in page if option.short else f"`--{option.long}" in page
     for status, _ in STATUSES:
         assert f"| {status} |" in page
+
+
+def _section(name: str) -> str:
+    page = PAGE.read_text()
+    return page[page.index(f"## {name}\n") :].partition("\n## ")[0]
+
+
+def _typed(ctl: Papactl, line: str) -> str:
+    """What a line prints in a shell in which papactl is a command."""
+    line = f'papactl() {{ {shlex.join(COMMAND)} "$@"; }}; {line}'
+    done = subprocess.run(
+        ["bash", "-c", line], env=environment(**ctl.env), capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_each_command_to_stop_a_process_stops_it(ctl: Papactl) -> None:
+    lines = re.findall(r"^    ((?:papactl|kill) .*)$", _section("Stopping"), re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        ctl.out("make", "process", "web.1", "--again", "--", "/bin/sleep", "600")
+        _typed(ctl, line)
+        wait_until(lambda: not ctl.described("web.1")["running"], f"it has ended: {line}")
+
+
+def test_who_ships_with_a_cursor_file_goes_on_where_the_last_one_was(ctl: Papactl, tmp_path: Path) -> None:
+    found = re.search("`(papactl output .*)`", _section("Shipping"))
+    assert found
+    line = found[1].replace("FILE", str(tmp_path / "cursor")).replace("SHIPPER", "sed -u /last/q")
+    for number in range(3):
+        ctl.out("make", "process", "p", "--again", "--", "/bin/sh", "-c", f"echo first {number}; echo last {number}")
+        shipped = _typed(ctl, line)
+        assert [re.sub(".*: ", "", each) for each in shipped.splitlines() if "--" not in each] == [
+            f"first {number}",
+            f"last {number}",
+        ]
