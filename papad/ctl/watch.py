@@ -47,7 +47,8 @@ def watch(session: Session, patterns: list[str], look: Look | None = None) -> di
     printer = _Printer(look or Look(), sys.stdout.buffer)
     watcher = None
     try:
-        names = [each["name"] for each in _begun(source.describe(patterns), source, printer)]
+        described = source.first.describe("processes", *patterns)
+        names = [each["name"] for each in _begun(described, source, printer)]
         source.first.begin_watch(requests.watch_processes(*patterns))
         watcher = Watcher(source, tuple(patterns))
         while _print_next(watcher, source, printer) is not None:

@@ -49,6 +49,7 @@ _RECOVERY = 300  # seconds that it may take, at most
 _STATUS_DELAY = 0.2  # seconds in which changes are collected into one STATUS=
 _BACKLOG = 128
 _SERVER = "server"  # key in the store
+_VIEW_UNIT = "papad-view.socket"
 
 
 def main() -> None:
@@ -302,10 +303,11 @@ def _control_sockets(service: Service, options: argparse.Namespace) -> list[sock
 
     Without either, the default one, but not under systemd. Raises Error.
     """
-    listeners = []
-    for fd in service.control:
+    listeners, units = [], set()
+    for fd, unit in service.control.items():
         try:
             listeners.append(_control_socket(fd))
+            units.add(unit)
         except Error as error:
             if not service.managed:
                 raise
@@ -313,17 +315,18 @@ def _control_sockets(service: Service, options: argparse.Namespace) -> list[sock
             # also be something that a later papad has stored, which systemd keeps for that.
             log.critical("%s; this one is not served", error)
             os.close(fd)
-    if listeners:
+    if units - {_VIEW_UNIT}:
         if options.port is not None or options.unix_socket:
             log.warning("sockets were passed in; --port and --unix-socket are ignored")
         return listeners
     if service.managed and options.port is None and not options.unix_socket:
         # Do not listen where nobody expects it, nor exit: a failed service loses its FD store.
         log.critical(
-            "nobody can talk to papad until systemd passes it its sockets: systemctl restart papad.socket "
-            "(with --user, if this is a user's own)"
+            "nobody can talk to papad%s until systemd passes it its sockets: systemctl restart papad.socket "
+            "(with --user, if this is a user's own)",
+            " but at the socket of those who look" if listeners else "",
         )
-        return []
+        return listeners
     if options.unix_socket:
         listeners.append(_unix_listener(options.unix_socket))
     if options.port is not None or not options.unix_socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.ctl.support import Papactl, Terminal, papactl
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -24,6 +25,7 @@ def test_a_watch_has_colour_on_a_terminal_only(ctl: Papactl) -> None:
         shown = terminal.until("ended with exit code 0")
         assert ("\x1b[31mbad\x1b[0m" in shown) == coloured
         assert ("\x1b" in shown) == coloured
+        wait_until(lambda: not ctl.daemon.ask("list processes p"), "what was printed is acknowledged")
         terminal.type("\x03")
         assert terminal.rest()[0] == 130
 

@@ -145,6 +145,14 @@ def test_without_control_sockets_papad_opens_none_of_its_own_and_holds_on(machin
         papad.restart()
         assert papad.show("ActiveState") == "active"
         assert ":20202" not in machine.out("ss", "-Hltn")
+        told = machine.journal(since, "--unit=papad.service")
+        assert (
+            "nobody can talk to papad but at the socket of those who look until systemd passes it its sockets" in told
+        )
+        assert papad.ask("get a", where="/run/papad/view.sock") == "b"
+        papad.systemctl("stop", "papad-view.socket")
+        since = machine.cursor()
+        papad.restart()
         assert "nobody can talk to papad until systemd passes it its sockets: systemctl restart papad.socket" in (
             machine.journal(since, "--unit=papad.service")
         )

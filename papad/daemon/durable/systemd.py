@@ -48,8 +48,8 @@ class Service:
         store = environ.get("FDSTORE", "")
         if store.isdecimal():
             self.max_sockets = max(0, min(MAX_SOCKETS, int(store) - _ENTRIES_BESIDE_SOCKETS))
-        self.control: list[int] = []
-        """The control sockets that were passed in."""
+        self.control: dict[int, str] = {}
+        """The control sockets that were passed in, with their FDNAME: the unit, unless it says otherwise."""
         self.stored: dict[str, int] = {}
         """Descriptors from the FD store that nothing has claimed yet, by FDNAME."""
         self._undropped: set[str] = set()  # names that systemd could not be asked to drop
@@ -59,7 +59,7 @@ class Service:
         for fd, name in passed.items():
             os.set_inheritable(fd, False)
             if not _STORED.match(name):
-                self.control.append(fd)
+                self.control[fd] = name
             elif name in self.stored:
                 log.error("two stored descriptors are named %s; dropping the second", name)
                 os.close(fd)

@@ -400,7 +400,7 @@ def test_what_a_later_papad_has_in_the_fd_store_is_not_taken_for_a_control_socke
         pid, count = str(os.getpid()), str(len(names))
         os.environ.update(LISTEN_PID=pid, LISTEN_FDS=count, LISTEN_FDNAMES=":".join(names))
         service = Service()
-        assert service.control == [3, 8]
+        assert list(service.control) == [3, 8]
         assert service.stored == {"timer-1": 4, "mount-64-x": 5, "store": 6, "staging-r": 7}
 
     assert in_child(papad) == 0

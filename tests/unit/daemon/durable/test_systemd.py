@@ -108,7 +108,7 @@ def test_without_a_manager_everything_is_harmless() -> None:
         made.hold("store", 0)
         made.drop("store")
         asyncio.run(made.barrier())
-        assert (made.managed, made.user, made.control, made.stored) == (False, False, [], {})
+        assert (made.managed, made.user, made.control, made.stored) == (False, False, {}, {})
 
 
 def test_passed_descriptors_are_told_apart_by_their_names() -> None:
@@ -124,7 +124,7 @@ def test_passed_descriptors_are_told_apart_by_their_names() -> None:
             "NOTIFY_SOCKET": "/nowhere",
         }
         made = Service()
-        assert made.control == [3, 8, 9]
+        assert list(made.control) == [3, 8, 9]
         stored = {"socket-64-web": 4, "store": 5, "staging-r": 6, "staging-w": 7}
         assert made.stored == stored
         assert not any(os.get_inheritable(fd) for fd in (*made.control, *stored.values()))
