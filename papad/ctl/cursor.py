@@ -18,17 +18,21 @@ from papad.ctl.lines import STREAMS, Assembler
 from papad.errors import Error
 from papad.protocol.responses import Frame
 
-_ENTRY = re.compile(r"(\d{1,19})=(\d{1,19})/(\d{1,19})(/closed)?", re.ASCII)
+_ENTRY = re.compile(r"(\d{1,19})=(\d{1,19})/(\d{1,19})(/exited|/closed)?", re.ASCII)
 _INTERVAL = 0.02  # seconds; a cursor is written this often while output keeps coming
 _FEW = 100  # entries that are kept without asking whether their processes still exist
 
 
 class Reached(NamedTuple):
-    """Where the next line of each stream of a process begins, and whether its end was shown."""
+    """Where the next line of each stream of a process begins, and whether its end was shown.
+
+    `exited` is set once it was shown that it has ended, but a child holds its output.
+    """
 
     out: int = 0
     err: int = 0
     closed: bool = False
+    exited: bool = False
 
 
 class Cursor:
@@ -41,10 +45,13 @@ class Cursor:
             found = _ENTRY.fullmatch(word)
             if found is None:
                 raise ValueError(f"not a cursor: {word!r}")
-            self.reached[int(found[1])] = Reached(int(found[2]), int(found[3]), bool(found[4]))
+            self.reached[int(found[1])] = Reached(
+                int(found[2]), int(found[3]), closed=found[4] == "/closed", exited=found[4] == "/exited"
+            )
 
     def __str__(self) -> str:
-        return ",".join(f"{id}={at.out}/{at.err}{'/closed' * at.closed}" for id, at in self.reached.items())
+        ends = {id: "/closed" if at.closed else "/exited" * at.exited for id, at in self.reached.items()}
+        return ",".join(f"{id}={at.out}/{at.err}{ends[id]}" for id, at in self.reached.items())
 
     @property
     def after(self) -> dict[int, int]:
@@ -56,6 +63,8 @@ class Cursor:
         at = self.reached.get(frame.id, Reached())
         if frame.kind == "closed":
             return None if at.closed else frame
+        if frame.kind == "exited":
+            return None if at.exited or at.closed else frame
         if not isinstance(frame.data, bytes):
             return frame
         passed = (at.out if frame.kind == "out" else at.err) - frame.position
@@ -75,7 +84,8 @@ class Cursor:
             max(frame.end, at) if start is None else start
             for start, at in zip(begun, (before.out, before.err), strict=True)
         )
-        self.reached[frame.id] = Reached(out, err, before.closed or frame.kind == "closed")
+        closed = before.closed or frame.kind == "closed"
+        self.reached[frame.id] = Reached(out, err, closed, not closed and (before.exited or frame.kind == "exited"))
 
     def forget_all_but(self, ids: Iterable[int]) -> None:
         """Forget the processes that no longer exist."""

@@ -56,6 +56,22 @@ def test_each_shows_what_came_since_the_last(ctl: Papactl, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir() if "cursor" in path.name] == ["cursor"]
 
 
+def test_an_exit_whose_output_is_held_is_told_once(ctl: Papactl, tmp_path: Path) -> None:
+    """The first process has ended with 3; a child of it goes on."""
+    since = ("output", "--cursor-file", str(tmp_path / "cursor"))
+    with fed(ctl, tmp_path, "p", "exec 3<&0; { while read -r text; do echo $text; done; } <&3 & exit 3") as fd:
+        wait_until(lambda: ctl.described("p")["held"], "it has ended, and its child has not")
+        assert [line.partition(": ")[2] for line in ctl.out(*since).splitlines()] == [
+            "-- ended with exit code 3; a child of it still holds its output --"
+        ]
+        assert ctl.out(*since, "-q") == ""
+        writes(ctl, "p", fd, b"one\n")
+        assert [line.partition(": ")[2] for line in ctl.out(*since).splitlines()] == ["one"]
+    wait_until(lambda: ctl.described("p")["closed"], "its child has ended, too")
+    assert [line.partition(": ")[2] for line in ctl.out(*since).splitlines()] == ["-- ended with exit code 3 --"]
+    assert ctl.out(*since, "-q") == ""
+
+
 def test_a_line_of_one_stream_around_lines_of_the_other_comes_once(ctl: Papactl, tmp_path: Path) -> None:
     since = ("output", "-o", "cat", "--cursor-file", str(tmp_path / "cursor"))
     with fed(ctl, tmp_path, "p", BOTH) as fd:
