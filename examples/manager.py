@@ -59,6 +59,8 @@ class Log:
         """Add what the frames have to the files; it is on the disk when this returns."""
         data = bytearray()
         for frame in frames:
+            if frame.kind == "exited":  # a child of it has its output, and may go on in the middle of a line
+                continue
             rest = self._begun.pop(frame.id, b"")
             if isinstance(frame.data, bytes):
                 *lines, rest = (rest + frame.data).split(b"\n")
@@ -202,7 +204,8 @@ class Manager:
     def _stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         if name in self._workers:
             self._ending.add(name)
-            signal.pidfd_send_signal(self._workers[name][0], how)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                signal.pidfd_send_signal(self._workers[name][0], how)
             if how == signal.SIGTERM:
                 asyncio.get_running_loop().call_later(PATIENCE, self._stop, name, signal.SIGKILL)
 

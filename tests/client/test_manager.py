@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import importlib.util
@@ -19,12 +20,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
 
-from papad import Frame, Papa
+from papad import Frame, Papa, aio
 from tests.support.papad import REPOSITORY, Daemon, in_child
 from tests.support.waiting import wait_until
 
@@ -151,16 +152,29 @@ class Run:
         return {path.name: int(path.read_text() or 0) for path in (self.folder / "truth").iterdir()}
 
 
+def program() -> ModuleType:
+    """The manager's own, as a module."""
+    spec = importlib.util.spec_from_file_location("manager", REPOSITORY / "examples/manager.py")
+    assert spec is not None
+    assert spec.loader is not None
+    manager = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(manager)
+    return manager
+
+
 OUTPUT = {id: b"".join(b"line %d\n" % number for number in range(7)) + b"no end" for id in (5, 6)}
 
 
 def feed(log: Any) -> None:
     """All that papad would send, from where the log is: pieces of lines, and then the ends."""
     frames = []
-    for at in range(0, len(OUTPUT[5]), 7):
+    for at in range(0, len(OUTPUT[5]), 5):
         for id, data in OUTPUT.items():
-            if data[at : at + 7] and at + 7 > (start := max(at, log.positions.get(id, 0))):
-                frames.append(Frame("out", f"web.1.{id}", 1.0, data[start : at + 7], id, start))
+            start = max(at, log.positions.get(id, 0))
+            if data[at : at + 5] and at + 5 > start:
+                frames.append(Frame("out", f"web.1.{id}", 1.0, data[start : at + 5], id, start))
+            if at == 20:  # its child goes on, in the middle of a line
+                frames.append(Frame("exited", f"web.1.{id}", 1.5, 0, id, max(at + 5, start)))
     frames += [Frame("closed", f"web.1.{id}", 2.0, 0, id, len(data)) for id, data in OUTPUT.items()]
     for at in range(0, len(frames), 3):
         log.write(frames[at : at + 3])
@@ -168,17 +182,13 @@ def feed(log: Any) -> None:
 
 def test_a_log_whose_writer_is_killed_at_any_line_has_all_of_it_once(tmp_path: Path) -> None:
     """At the same line of its program twice, while it goes on, too."""
-    spec = importlib.util.spec_from_file_location("manager", REPOSITORY / "examples/manager.py")
-    assert spec is not None
-    assert spec.loader is not None
-    manager = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(manager)
+    manager = program()
 
     def lives(folder: Path, lines: int) -> None:
         left = itertools.count(lines, -1)
 
         def trace(frame: FrameType, event: str, _: object) -> Any:
-            if frame.f_code.co_filename != spec.origin:
+            if frame.f_code.co_filename != manager.__file__:
                 return None
             if event == "line" and next(left) == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -202,6 +212,31 @@ def test_a_log_whose_writer_is_killed_at_any_line_has_all_of_it_once(tmp_path: P
         if not any(killed):
             break
     assert lines > 200
+
+
+def test_a_worker_that_ends_in_the_instant_in_which_it_is_stopped_is_no_error(
+    own_papad: Daemon, tmp_path: Path
+) -> None:
+    manager = program()
+    (tmp_path / "manager.json").write_text(json.dumps({"name": "web", "release": "1", "command": ["/bin/cat", "fifo"]}))
+    os.mkfifo(tmp_path / "fifo")
+
+    async def stop() -> None:
+        async with aio.Papa(own_papad.path, autostart=False) as papa:
+            await papa.make_socket("web")
+            each = manager.Manager(tmp_path, papa)
+            await each._start()
+            (pid,) = [process["pid"] for process in (await papa.list_processes()).values()]
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it is gone, and the manager has not heard of it")
+            each._stop("web.1.1")
+            assert each._ending == {"web.1.1"}
+            while each._workers:
+                await asyncio.sleep(0)
+            assert not each._ending
+            each._log.close()
+
+    asyncio.run(stop())
 
 
 @pytest.fixture
