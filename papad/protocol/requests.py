@@ -127,10 +127,9 @@ def make_socket(
     `mode` and `owner` are those of the path: 0o660 or "0660", and "USER", "USER:GROUP" or ":GROUP".
     `others` are options of papad by their names in the protocol; a flag is given as 1.
     """
-    octal = f"{mode:04o}" if isinstance(mode, int) else mode
     options: dict[str, object] = {
         "backlog": "auto" if backlog is None else backlog,
-        "mode": octal,
+        "mode": _octal(mode),
         "owner": owner,
         **others,
     }
@@ -216,8 +215,10 @@ def make_process(
 
     `listen` is the name of a socket to pass as systemd does, or several: in a list, or with commas.
     `others` are options of papad by their names in the protocol; a flag is given as 1. With
-    `again=1`, a process that has ended is started anew.
+    `again=1`, a process that has ended is started anew. `umask` is a number such as 0o027, or octal text.
     """
+    if "umask" in others:
+        others["umask"] = _octal(others["umask"])
     options: dict[str, object] = {"working_dir": working_dir, "uid": uid, "gid": gid, "bufsize": bufsize}
     options |= {"watch": 1 if watch_immediately else None, "shell": 1 if shell else None}
     options |= {"journal": 1 if journal else None, "listen": ",".join(_texts(listen)) if listen else None, **others}
@@ -370,6 +371,11 @@ def _texts(value: object) -> list[str]:
     if isinstance(value, str | bytes | os.PathLike) or not isinstance(value, Iterable):
         return [text(value)]
     return [text(each) for each in value if each is not None]
+
+
+def _octal(permissions: object) -> object:
+    """Return a number as papad takes it where it takes octal digits; text stays."""
+    return f"{permissions:04o}" if isinstance(permissions, int) else permissions
 
 
 def _known(names: Mapping[int, str], number: int, what: str) -> str:

@@ -57,6 +57,8 @@ LINES: list[tuple[Request[Any], bytes]] = [
     (r.make_process("x", "e", listen="web,api"), b"make process x listen=web,api e"),
     (r.make_process("x", "a | b", shell=True, journal=False), b"make process x shell=1 a%20|%20b"),
     (r.make_process("x", "e", again=1, colour="red"), b"make process x again=1 colour=red e"),
+    (r.make_process("x", "e", umask=0o27), b"make process x umask=0027 e"),
+    (r.make_process("x", "e", umask="27"), b"make process x umask=27 e"),
     (r.describe("server"), b"describe server"),
     (r.exit_if_idle(), b"exit-if-idle"),
 ]
