@@ -231,9 +231,9 @@ def test_a_worker_that_ends_in_the_instant_in_which_it_is_stopped_is_no_error(
             wait_until(lambda: not Path(f"/proc/{pid}").exists(), "it is gone, and the manager has not heard of it")
             each._stop("web.1.1")
             assert each._ending == {"web.1.1"}
-            while each._workers:
-                await asyncio.sleep(0)
-            assert not each._ending
+            each._changed.clear()
+            await asyncio.wait_for(each._changed.wait(), 10)
+            assert (each._workers, each._ending) == ({}, set())
             each._log.close()
 
     asyncio.run(stop())
