@@ -46,7 +46,7 @@ class LaterWatcher(Watcher):
     async def read(self, timeout: float | None = -1.0) -> WatchBatch | None:
         """Acknowledge the previous batch, and return the next one, or None if the watcher is closed.
 
-        Without a `timeout` this waits without a limit. Raises TimedOut.
+        Without a `timeout` this waits without a limit. Raises TimedOut, or what papad refuses.
         """
         if self._watched.rest:
             return self._watched.take_rest()
@@ -72,7 +72,7 @@ class LaterWatcher(Watcher):
         await self._end_both()
 
     async def _taken(self) -> WatchBatch | None:
-        """Wait for a batch, or for what makes the watch stale; return the part to hand out."""
+        """Wait for a batch, or for what makes the watch stale; return the part to hand out. Raises Error."""
         assert self._news is not None
         if self._batch is None and self.connection is not None:
             self._batch = asyncio.create_task(self.connection.batch(None))
@@ -80,6 +80,8 @@ class LaterWatcher(Watcher):
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if self._batch is None or not self._batch.done():
             self._stale = self._news.done()
+            if self._stale:
+                self._news.result()
             return None
         task, self._batch = self._batch, None
         try:
@@ -93,7 +95,7 @@ class LaterWatcher(Watcher):
         return batch
 
     async def _hear(self, follower: Client) -> None:
-        """Return when a process shows that the watch does not have, or the connection is lost."""
+        """Return when a process shows that the watch does not have, or the connection is lost. Raises Error."""
         try:
             while not self._later.is_new(await follower.frame(None)):
                 pass

@@ -222,6 +222,8 @@ LATERS = {
         [[b"one"], [b"two"]],
     ),
 }
+REFUSING = {b"%describe processes x*\n": [b"\n> "] * 9, b"%output follow=1 x*\n": [b"Error: not that\n> "] * 9}
+"""What papad answers to a watch of later processes that it refuses to follow."""
 
 
 def data(batch: tuple[list[ProcessOutput[Any]], ...]) -> list[object]:

@@ -8,7 +8,7 @@ import pytest
 
 from papad import Error, TimedOut, aio
 from tests.support.peer import Peer
-from tests.support.twins import LATERS, data, outcome
+from tests.support.twins import LATERS, REFUSING, data, outcome
 from tests.unit.aio.test_connection import run
 
 
@@ -38,6 +38,16 @@ def test_it_is_closed_where_it_cannot_begin(tmp_path: Path) -> None:
                 await p.watch_processes("x*", later=True)
 
     with Peer(tmp_path / "s", {b"%describe processes x*\n": [b"Error: no such thing\n> "]}) as peer:
+        run(main)
+
+
+def test_what_papad_refuses_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with aio.Papa(peer.path, 20, autostart=False) as p, await p.watch_processes("x*", later=True) as watcher:
+            with pytest.raises(Error, match="not that"):
+                await watcher.read(timeout=10)
+
+    with Peer(tmp_path / "s", REFUSING) as peer:
         run(main)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from papad import Error, Papa, TimedOut, Unreachable
 from tests.support.peer import Peer
-from tests.support.twins import LATERS, data, outcome
+from tests.support.twins import LATERS, REFUSING, data, outcome
 
 
 def papa(peer: Peer) -> Papa:
@@ -58,6 +58,16 @@ def test_it_can_be_read_again_after_papad_was_away_for_longer_than_was_waited(
         assert not watcher.ready
         with pytest.raises(Error, match="the watcher is closed"):
             watcher.fileno()
+
+
+def test_what_papad_refuses_is_told(tmp_path: Path) -> None:
+    with (
+        Peer(tmp_path / "s", REFUSING) as peer,
+        papa(peer) as p,
+        p.watch_processes("x*", later=True) as watcher,
+        pytest.raises(Error, match="not that"),
+    ):
+        watcher.read(timeout=10)
 
 
 def test_it_waits_no_longer_than_it_is_told(tmp_path: Path) -> None:
