@@ -15,8 +15,8 @@ STATUSES = (
     (0, "done"),
     (
         1,
-        "papad answered an error, the output could not be written, --grep found nothing, or a process was not signalled "
-        "or has not ended in time",
+        "papad answered an error, the output could not be written, --grep found nothing, make process found a process that "
+        "has ended, or a process was not signalled or has not ended in time",
     ),
     (2, "the command line is wrong"),
     (3, "papad cannot be reached"),

@@ -61,7 +61,8 @@ class Lifecycle:
     #    everything that reads, acknowledges or fills one: a staged ring is not consistent.
     # 4. The reports are taken in (`recover`). A process that still has no pid was never forked.
     # 5. Only then are the pipes read, so that output is captured for processes that are known to
-    #    exist, in their final state.
+    #    exist, in their final state. Of one that is reported as exited they are read right before
+    #    that is taken in: what it wrote comes before its end.
     #
     # Recovery can itself be killed and repeated at any point, because a fact is first written to
     # the store, then acted on:
