@@ -157,7 +157,7 @@ def _opened(process: dict[str, Any], stack: ExitStack) -> _Target | None:
         complain(f"{name} (pid {pid}) has just ended")
         return None
     stack.callback(os.close, pidfd)
-    if _start_ticks(pid) == process["ticks"]:
+    if 0 < process["ticks"] == _start_ticks(pid):
         return _Target(process["name"], process["id"], pid, pidfd)
     if _ended(pidfd, 0):
         complain(f"{name} (pid {pid}) has just ended")

@@ -96,6 +96,16 @@ def test_a_papad_that_does_not_tell_when_its_processes_began_is_refused(here: He
         _opened(process, stack)
 
 
+def test_a_process_whose_beginning_is_unknown_on_both_sides_is_left_alone(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """papad could not read it, and here /proc hides it."""
+    here.out("make", "process", "p", "/bin/sleep", "600")
+    monkeypatch.setattr(signals, "_start_ticks", lambda pid: 0)
+    with ExitStack() as stack:
+        assert _opened(here.described("p") | {"ticks": 0}, stack) is None
+
+
 @pytest.mark.parametrize(
     ("text", "number"), [("0", 0), ("15", 15), ("kill", 9), ("SIGHUP", 1), ("RTMIN+2", signal.SIGRTMIN + 2)]
 )
