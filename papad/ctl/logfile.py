@@ -11,6 +11,7 @@ is synced to the disk: a power failure ends the papad whose positions these are 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -20,6 +21,7 @@ from contextlib import suppress
 from typing import NamedTuple, Self
 
 from papad.ctl.cursor import Cursor, Reached
+from papad.errors import Error
 
 SUFFIX = ".log"
 STATE = re.compile(r"\.(.+\.log)\.state", re.DOTALL)
@@ -76,11 +78,11 @@ class LogFile:
     def __init__(self, folder: str, name: str, live: Container[int], rotation: Rotation) -> None:
         """Open the file, or make it, and bring it in order. `live` are the ids that papad knows.
 
-        Raises OSError.
+        Raises OSError, and Error where one of its files is a link.
         """
         self._folder, self._name, self._rotation = folder, name, rotation
         self._path = os.path.join(folder, name)
-        self._state_fd = os.open(os.path.join(folder, f".{name}.state"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._state_fd = _open(os.path.join(folder, f".{name}.state"))
         self._fd = self._opened()
         self._begun = time.time()
         self.at = Cursor()
@@ -90,7 +92,7 @@ class LogFile:
             self._recover(state, live)
 
     def _opened(self) -> int:
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        fd = _open(self._path, os.O_APPEND)
         found = os.fstat(fd)
         self._inode, self._size = found.st_ino, found.st_size
         return fd
@@ -158,6 +160,19 @@ class LogFile:
             os.fsync(self._fd)
         os.close(self._fd)
         os.close(self._state_fd)
+
+
+def _open(path: str, flags: int = 0) -> int:
+    """Open a file for reading and writing, or make it. Raises OSError, and Error if it is a link.
+
+    Whoever may write to the directory could make root write to any file by a link.
+    """
+    try:
+        return os.open(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise Error(f"cannot write to {path}: it is a link") from None
 
 
 def _nothing_of(id: int) -> Cursor:

@@ -180,6 +180,19 @@ def test_a_directory_that_cannot_be_used_is_an_error(ctl: Papactl, tmp_path: Pat
     assert ctl("archive", str(tmp_path), "--once", "nobody") == (1, "", "papactl: nobody not found\n")
 
 
+@pytest.mark.parametrize("name", ["p.log", ".p.log.state"])
+def test_a_link_in_the_directory_leads_it_to_no_other_file(ctl: Papactl, tmp_path: Path, name: str) -> None:
+    """Whoever may write to the directory could make root write to any file."""
+    (tmp_path / "other").write_text("other\n")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / name).symlink_to(tmp_path / "other")
+    ctl.runs("p", "echo one")
+    done = ctl("archive", str(tmp_path / "logs"), "--once")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == f"papactl: cannot write to {tmp_path}/logs/{name}: it is a link\n"
+    assert (tmp_path / "other").read_text() == "other\n"
+
+
 def test_what_is_in_the_files_may_be_acknowledged(ctl: Papactl, tmp_path: Path) -> None:
     ctl.runs("p", "seq 20000")
     ctl.out("make", "process", "q", "--", "/bin/sh", "-c", "echo up; printf name:; exec sleep 600")
