@@ -14,7 +14,6 @@ from threading import Event, Thread
 
 from papad.client.connection import Client
 from papad.ctl.cursor import Reached
-from papad.ctl.run import complain
 from papad.errors import Error
 from papad.protocol import requests
 
@@ -30,8 +29,6 @@ class Acknowledger:
         """By process name: its id, and how far its output is in the file."""
         self._connect = connect
         self._tried: dict[str, tuple[int, Reached]] = {}
-        self._told = False
-        """Whether it was said that nothing is dropped."""
         self._ending = Event()
         self._thread = Thread(target=self._run, daemon=True)
 
@@ -69,7 +66,6 @@ class Acknowledger:
                 self._forget(name, id)
             if not any(each["buffered"] or each["closed"] for each in found):
                 return False
-            before = found[0]["acknowledged"]
             watch.begin_watch(requests.watch_processes(name))
             closed = any(each.stream == "closed" for each in watch.batch().records)
             found = [each for each in beside.describe("processes", name) if each["id"] == id]
@@ -79,13 +75,7 @@ class Acknowledger:
             watch.batch()
             if closed:
                 self._forget(name, id)
-                return False
-            left = [each for each in beside.describe("processes", name) if each["id"] == id]
-            dropped = not left or left[0]["acknowledged"] > before
-            if not dropped and not self._told:
-                self._told = True
-                complain("papad drops nothing for who may only look: --acknowledge is for members of the group papad")
-            return dropped
+            return not closed
 
     def _forget(self, name: str, id: int) -> None:
         """Forget a process that papad has forgotten."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -13,8 +12,8 @@ import pytest
 from papad.client.connection import connect
 from papad.ctl.acknowledge import Acknowledger
 from papad.ctl.cursor import Reached
+from papad.ctl.main import main
 from tests.support.papad import in_child, running_papad, varied_copy
-from tests.support.waiting import wait_until
 from tests.unit.ctl.support import Here
 
 NOBODY = 65534
@@ -45,19 +44,11 @@ def test_what_is_gone_is_forgotten(here: Here) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_who_may_only_look_tries_once_for_nothing_is_dropped(tmp_path: Path) -> None:
-    """nobody may look here: the group papad-view is that of nobody."""
+@pytest.mark.parametrize("words", ["watch -f p", "archive --acknowledge /nowhere p"])
+def test_who_may_only_look_acknowledges_nothing_in_vain(tmp_path: Path, words: str) -> None:
+    """nobody may look here: the group papad-view is that of nobody. The same output would come again and again."""
     varied_copy(tmp_path, "daemon/commands/roles.py", '"papad", "papad-view"', '"papad", "nogroup"')
     with running_papad(tmp_path, tcp=True, cwd=tmp_path) as daemon:
-        daemon.ask("make process p shell=1 echo\\ one;\\ exec\\ sleep\\ 600")
-
-        def told() -> dict[str, int]:
-            found: dict[str, int] = json.loads(daemon.ask("describe processes p"))
-            return found
-
-        wait_until(lambda: told()["captured"] == 4, "it is captured")
-        id = told()["id"]
-
         said = tmp_path / "said"
 
         def look() -> None:
@@ -66,14 +57,13 @@ def test_who_may_only_look_tries_once_for_nothing_is_dropped(tmp_path: Path) -> 
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)
-            acknowledger = Acknowledger(lambda: connect(daemon.port))
-            acknowledger.written["p"] = id, Reached(4, 4)
-            acknowledger.turn()
-            assert acknowledger._tried == acknowledger.written
+            sys.stdin = sys.stdout = None  # pytest has replaced them
+            sys.argv = ["papactl", "--port", str(daemon.port), *words.split()]
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert ended.value.code == 1
 
         assert in_child(look) == 0
         assert said.read_text() == (
-            "papactl: papad drops nothing for who may only look: --acknowledge is for members of the group papad\n"
+            "papactl: you may only look, and acknowledge nothing; to read output as it comes: papactl output -f\n"
         )
-        assert told()["buffered"] == 4
-        os.kill(told()["pid"], signal.SIGKILL)
