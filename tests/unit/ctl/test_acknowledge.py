@@ -57,7 +57,7 @@ def test_who_may_only_look_acknowledges_nothing_in_vain(tmp_path: Path, words: s
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)
-            sys.stdin = sys.stdout = None  # pytest has replaced them
+            sys.stdin, sys.stdout = None, open(os.devnull, "w")  # noqa: SIM115 - pytest has replaced them
             sys.argv = ["papactl", "--port", str(daemon.port), *words.split()]
             with pytest.raises(SystemExit) as ended:
                 main()
