@@ -82,9 +82,14 @@ _ANSWERS = (
         "The name is free once the process has ended and was watched to its end, or is removed: papactl remove processes {0}",
     ),
     (
+        "Socket for (.*) has already been created - ",
+        "To replace it: papactl remove sockets {0}, then this again; processes that have it keep the old one",
+    ),
+    (
         "Address already in use",
         "ss -ltnp shows which process uses it. A process that has inherited a removed socket keeps it until it exits",
     ),
+    (r"Bind failed: \[Errno 2\]", "The directory of --path must exist; mkdir -p makes it"),
     (r"Cannot resolve host ([^\s:]+):(\d+) as", "The port has an option of its own: --host {0} --port {1}"),
     (r"Cannot resolve host \[(\S+)\]:(\d+) as", "The port has an option of its own: --host {0} --port {1}"),
     ("as an address of this family", "An IPv6 address needs --family inet6"),
@@ -101,6 +106,10 @@ _ANSWERS = (
         "make process takes a name, then the command, which must be executable for the --uid user",
     ),
     ("Socket (.*) not found", "To make it: papactl make socket {0}"),
+    (
+        r"^\S+ not found$",
+        "Nothing was done. papactl status shows the names; a process that was watched to its end is forgotten",
+    ),
     (
         "You cannot remove all variables",
         "Name the values, or give a prefix of their names: papactl remove values 'release*'",

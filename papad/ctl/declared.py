@@ -214,9 +214,9 @@ COMMANDS = (
         "things:make_process",
         "make process NAME [OPTION...] [--] COMMAND [ARGUMENT...]",
         "Launch a process",
-        "Its environment is exactly what --env, --env-file and --login-env set, in that order of precedence. $(socket.NAME.fileno) and\n"
-        "$(socket.NAME.port) are replaced in arguments, not in --env; quote them for your shell. Options may also be written as in the\n"
-        "protocol (uid=www-data). The same command once more answers the process that is there; of one that has ended it says so, and\n"
+        "Its environment is exactly what --env, --env-file and --login-env set, in that order of precedence. $(socket.NAME.fileno) and "
+        "$(socket.NAME.port) are replaced in arguments, not in --env; quote them for your shell. Options may also be written as in the "
+        "protocol (uid=www-data). The same command once more answers the process that is there; of one that has ended it says so, and "
         "exits with 1, unless --again starts it anew.",
         _PROCESS_OPTIONS,
         least=2,

@@ -24,6 +24,7 @@ from papad.ctl.lines import (
 )
 from papad.ctl.parser import Call, Usage
 from papad.ctl.render import colourful, leave_with_reader, on_terminal, output_stream
+from papad.ctl.run import complain
 from papad.ctl.times import parse
 from papad.errors import ConnectionLost
 from papad.protocol.reading import Reading
@@ -33,6 +34,10 @@ from papad.protocol.responses import Frame
 # before reading everything.
 _NEWEST = ((1000, 64 << 10), (20_000, 2 << 20))
 _PAGER_END = 1000  # lines to show with --pager-end
+CONSUMED = (
+    "what a watcher has acknowledged is gone from here. Look where that writes: "
+    "for a unit with --watch, journalctl -u UNIT"
+)
 
 
 def run(call: Call, session: Session) -> int:
@@ -46,20 +51,28 @@ def run(call: Call, session: Session) -> int:
         with output_stream(pager=False) as stream:
             _follow(call, session, _choice(call), count_of(call)[0], look, stream)
         return 0
-    return show(call, lines_of(call, session), look.format)
+    return show(call, lines_of(call, session), look.format, session)
 
 
-def show(call: Call, found_lines: Iterable[Line], format: Callable[[Line], bytes]) -> int:
-    """Print lines according to the options. Return 1 if nothing matches --grep."""
+def show(
+    call: Call, found_lines: Iterable[Line], format: Callable[[Line], bytes], session: Session | None = None
+) -> int:
+    """Print lines according to the options. Return 1 if nothing matches --grep.
+
+    If there are none, and a watcher had some of this session's papad, report that.
+    """
     lines = iter(found_lines)
     lines = chain(list(islice(lines, 1)), lines)  # raise errors before the pager starts
-    shown = found = False
+    shown = found = none = False
     with output_stream(pager=not call.flag("no_pager"), at_end=call.flag("pager_end")) as stream:
         for line in lines:
             shown = bool(stream.write(format(line))) or shown
             found = found or line.kind in STREAMS
-        if not shown and style_of(call).startswith("short") and not call.flag("quiet"):
+        none = not shown and style_of(call).startswith("short") and not call.flag("quiet")
+        if none:
             stream.write(b"-- No entries --\n")
+    if none and session and any(each["acknowledged"] for each in session.client().describe("processes", *call.words)):
+        complain(CONSUMED)
     return int(call.text("grep") is not None and not found)
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from papad.ctl.advice import for_answer
 from tests.support.papad import REPOSITORY, Daemon
 from tests.support.waiting import wait_until
 
@@ -24,6 +25,11 @@ class Done(NamedTuple):
     status: int
     out: str
     err: str
+
+
+def not_found(name: str) -> str:
+    """What papactl says of a name that does not exist."""
+    return f"papactl: {name} not found\n{for_answer('x not found')}\n"
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ctl.support import COMMAND, Papactl, environment, papactl
+from tests.ctl.support import COMMAND, Papactl, environment, not_found, papactl
 from tests.support.papad import Daemon
 from tests.support.waiting import wait_until
 
@@ -177,7 +177,7 @@ def test_a_directory_that_cannot_be_used_is_an_error(ctl: Papactl, tmp_path: Pat
     said = f"papactl: cannot use the directory {tmp_path}/file: "
     assert ctl("archive", f"{tmp_path}/file").err == said + "File exists\n"
     assert ctl("archive", f"{tmp_path}/file/x").err == said.replace("file:", "file/x:") + "Not a directory\n"
-    assert ctl("archive", str(tmp_path), "--once", "nobody") == (1, "", "papactl: nobody not found\n")
+    assert ctl("archive", str(tmp_path), "--once", "nobody") == (1, "", not_found("nobody"))
 
 
 @pytest.mark.parametrize("name", ["p.log", ".p.log.state"])

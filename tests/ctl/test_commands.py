@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from papad import Papa, __version__
-from tests.ctl.support import Papactl, environment, interrupted, line_of, papactl
+from tests.ctl.support import Papactl, environment, interrupted, line_of, not_found, papactl
 from tests.support.papad import Daemon
 
 
@@ -287,8 +287,8 @@ def test_a_process_that_is_removed_runs_on(ctl: Papactl) -> None:
 
 
 def test_errors_of_papad_are_1(ctl: Papactl) -> None:
-    assert ctl("remove", "sockets", "nothing") == (1, "", "papactl: nothing not found\n")
-    assert ctl("output", "nothing") == (1, "", "papactl: nothing not found\n")
+    assert ctl("remove", "sockets", "nothing") == (1, "", not_found("nothing"))
+    assert ctl("output", "nothing") == (1, "", not_found("nothing"))
     assert ctl("watch", "nothing*") == (1, "", "papactl: Nothing to watch\n")
     assert ctl("make", "socket", "x", "backlog=many").status == 1
     ctl.out("make", "socket", "x")

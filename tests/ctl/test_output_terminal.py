@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.ctl.support import Papactl, Terminal
+from tests.ctl.support import Papactl, Terminal, not_found
 
 needs_less = pytest.mark.skipif(shutil.which("less") is None, reason="less is not installed")
 
@@ -42,7 +42,7 @@ def test_a_pager_shows_it_on_a_terminal(ctl: Papactl) -> None:
 
 
 def test_what_is_wrong_is_said_without_a_pager(ctl: Papactl) -> None:
-    assert Terminal("output", "nobody", PAGER="echo pager", **ctl.env).rest() == (1, "papactl: nobody not found\n")
+    assert Terminal("output", "nobody", PAGER="echo pager", **ctl.env).rest() == (1, not_found("nobody"))
 
 
 def test_a_pager_that_is_not_there_is_an_error(ctl: Papactl) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from papad.protocol.wire import WELCOME
-from tests.ctl.support import COMMAND, Done, Papactl, Terminal, environment, line_of, papactl
+from tests.ctl.support import COMMAND, Done, Papactl, Terminal, environment, line_of, not_found, papactl
 from tests.support.export import read_export
 from tests.support.papad import running_papad
 from tests.support.waiting import wait_until
@@ -106,7 +106,7 @@ def test_the_same_command_on_another_machine(far: Far) -> None:
     assert far("-Htwo", "set", "v", "a\nb  c") == (0, "", "")
     assert far("--host=two", "get", "v") == (0, "a\nb  c\n", "")
     assert "at the papad on two\n" in far("-H", "two", "status").out
-    assert far("-H", "one", "remove", "sockets", "nothing") == (1, "", "papactl: nothing not found\n")
+    assert far("-H", "one", "remove", "sockets", "nothing") == (1, "", not_found("nothing"))
 
 
 def test_the_far_papad_may_be_named(far: Far) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ctl.support import COMMAND, Papactl, environment, papactl
+from tests.ctl.support import COMMAND, Papactl, environment, not_found, papactl
 from tests.ctl.test_remote import Far
 from tests.support.papad import Daemon, open_fds, running_papad
 from tests.support.waiting import wait_until
@@ -97,8 +97,8 @@ def test_who_matches_nothing_is_told_so(ctl: Papactl) -> None:
     ctl.runs("ended", "exit 0")
     none = "papactl: no process that matches {} is running\n"
     for word in ("signal", "pid"):
-        assert ctl(word, "nobody") == (1, "", "papactl: nobody not found\n")
-        assert ctl(word, "running", "nobody") == (1, "", "papactl: nobody not found\n")
+        assert ctl(word, "nobody") == (1, "", not_found("nobody"))
+        assert ctl(word, "running", "nobody") == (1, "", not_found("nobody"))
         assert ctl(word, "no*", "e*") == (1, "", none.format("no* or e*"))
     assert ctl("pid", "ended") == (1, "", none.format("ended"))
     done = ctl("signal", "running", "ended")
@@ -188,7 +188,7 @@ def test_on_another_machine_the_papactl_there_does_it(tmp_path: Path) -> None:
         ctl, far = Papactl(one), Far(tmp_path)
         sleeps(ctl, "p")
         assert far("-H", "one", "pid", "p").out == f"{ctl.described('p')['pid']}\n"
-        assert far("-H", "one", "signal", "nobody") == (1, "", "papactl: nobody not found\n")
+        assert far("-H", "one", "signal", "nobody") == (1, "", not_found("nobody"))
         assert far("-H", "one", "signal", "-s", "INT", "--wait=9", "p") == (0, "", "")
         assert ctl.described("p")["code"] == -signal.SIGINT
         assert "papactl -- signal" not in (tmp_path / "ssh").read_text()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.ctl.support import Papactl, Terminal, papactl
+from tests.ctl.support import Papactl, Terminal, not_found, papactl
 from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-@pytest.mark.parametrize("word", ["signal", "pid", "archive", "watch", "output", ""])
+@pytest.mark.parametrize("word", ["make process", "signal", "pid", "archive", "watch", "output", ""])
 def test_help_fits_the_terminal(word: str, columns: int) -> None:
     status, text = Terminal("help", *word.split(), COLUMNS=str(columns)).rest()
     assert status == 0
@@ -33,4 +33,4 @@ def test_a_watch_has_colour_on_a_terminal_only(ctl: Papactl) -> None:
 def test_pids_and_errors_are_plain_everywhere(ctl: Papactl) -> None:
     ctl.out("make", "process", "p", "/bin/sleep", "600")
     assert Terminal("pid", "p", **ctl.env).rest() == (0, ctl.out("pid", "p"))
-    assert Terminal("signal", "nobody", **ctl.env).rest() == (1, "papactl: nobody not found\n")
+    assert Terminal("signal", "nobody", **ctl.env).rest() == (1, not_found("nobody"))

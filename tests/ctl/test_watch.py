@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ctl.support import COMMAND, Papactl, environment, interrupted, line_of
+from tests.ctl.support import COMMAND, Papactl, environment, interrupted, line_of, not_found
 from tests.support.papad import Daemon
 from tests.support.waiting import wait_until
 
@@ -38,7 +38,7 @@ def test_a_watch_goes_on_with_processes_that_are_made_later(ctl: Papactl) -> Non
 def test_without_f_it_ends_with_the_processes(ctl: Papactl) -> None:
     ctl.runs("p", "echo one")
     assert ctl.out("watch", "p", "-o", "cat") == "one\n"
-    assert ctl("watch", "p") == (1, "", "papactl: p not found\n")
+    assert ctl("watch", "p") == (1, "", not_found("p"))
 
 
 def test_it_leaves_with_its_reader_and_acknowledges_nothing_then(ctl: Papactl) -> None:

@@ -64,10 +64,13 @@ ANSWERED = {
     "make process x nonexistent": "papad looks it up in the PATH of --env",
     "make process x /nonexistent": "the interpreter in its first line",
     "make process x /etc/passwd": "must be executable for the --uid user",
-    "make process x $(socket.web.port)": "To make it: papactl make socket web",
+    "make process x $(socket.none.port)": "To make it: papactl make socket none",
     "make process x working_dir=/dev/null /bin/true": "--working-dir must exist",
     "make process x stdin=/nonexistent /bin/true": "--stdin must exist",
     "remove values": "papactl remove values 'release*'",
+    "make socket web port=1": "papactl remove sockets web",
+    "make socket x path=/nonexistent/x.sock": "The directory of --path must exist",
+    "remove processes there nothing": "Nothing was done",
     "get": "",
 }
 
@@ -75,6 +78,7 @@ ANSWERED = {
 @pytest.mark.parametrize(("line", "hint"), ANSWERED.items())
 def test_what_papad_answers_gets_its_hint(papad: Daemon, line: str, hint: str) -> None:
     for first in (
+        "make socket web",
         "make process there /bin/sleep 600",
         "make process removed /bin/sleep 600",
         "remove processes removed",
@@ -89,11 +93,12 @@ def test_what_papad_answers_gets_its_hint(papad: Daemon, line: str, hint: str) -
 
 def test_each_pattern_fits_one_of_these_answers(papad: Daemon) -> None:
     for first in (
+        "make socket web",
         "make process there /bin/sleep 600",
         "make process removed /bin/sleep 600",
         "remove processes removed",
     ):
         papad.ask(first)
-    answers = [papad.ask(line.format(port=papad.port)) for line in ANSWERED]
+    answers = [papad.ask(line.format(port=papad.port)).removeprefix("Error: ") for line in ANSWERED]
     for pattern, _ in _ANSWERS:
         assert any(re.search(pattern, answer) for answer in answers), pattern

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from papad.ctl.declared import COMMANDS, COMMON
@@ -64,6 +66,14 @@ def test_on_a_terminal_help_is_folded_and_loses_no_word(width: int) -> None:
             assert " ".join(lines).split() == line.split()
             assert all(len(each) <= width for each in lines)
             assert lines[0].startswith(line[:20].rstrip())
+
+
+def test_a_paragraph_on_a_terminal_has_no_line_that_ends_early() -> None:
+    for command in SHOWN:
+        text = [line for each in help_text(command).splitlines() for line in folded(each, 80)]
+        for line, after in pairwise(text):
+            if line and after and not line.startswith(" ") and not after.startswith(" ") and line != "Options:":
+                assert len(f"{line} {after.split()[0]}") > 80, line
 
 
 def test_a_description_stays_in_its_column() -> None:

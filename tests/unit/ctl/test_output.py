@@ -7,8 +7,9 @@ import re
 import pytest
 
 from papad.ctl.lines import Line
-from papad.ctl.output import _choice, count_of, lines_of, look_of, newest_first, show, style_of
+from papad.ctl.output import CONSUMED, _choice, count_of, lines_of, look_of, newest_first, show, style_of
 from papad.ctl.parser import Usage
+from tests.support.waiting import wait_until
 from tests.unit.ctl.support import Here, called
 
 LAST = 1000, False
@@ -110,6 +111,21 @@ def test_nothing_found_is_said_and_is_a_status_with_a_pattern(
 ) -> None:
     assert show(called("output", *words.split()), [], lambda line: b"") == status
     assert capsys.readouterr().out == printed
+
+
+def test_where_there_is_none_any_more_because_a_watcher_got_it_that_is_said(here: Here) -> None:
+    here.out("make", "process", "p", "--", "/bin/sh", "-c", "echo one; exec sleep 600")
+    here.runs("q", "echo two")
+    with here.daemon.connect() as watcher:
+        assert watcher.ask_line("watch processes p") == "Watching 1"
+        assert watcher.records()
+        watcher.send("-\n")
+        wait_until(lambda: here.described("p")["acknowledged"], "it is acknowledged")
+    none = "-- No entries --\n"
+    assert here("output", "p", "-g", "one") == (1, none, f"papactl: {CONSUMED}\n")
+    assert here("output", "-g", "one") == (1, none, f"papactl: {CONSUMED}\n")
+    assert here("output", "q", "-g", "one") == (1, none, "")
+    assert here("output", "p", "-g", "one", "-q") == (1, "", "")
 
 
 @pytest.mark.parametrize(

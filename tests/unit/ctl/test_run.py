@@ -9,6 +9,7 @@ from papad.ctl.parser import Usage
 from papad.ctl.run import complain, execute, guarded, interpret
 from papad.errors import ConnectionLost, Error, TimedOut, Unreachable
 from papad.version import __version__
+from tests.ctl.support import not_found
 from tests.unit.ctl.support import called
 
 
@@ -18,7 +19,7 @@ from tests.unit.ctl.support import called
         (Usage("no", "a\nb"), 2, "papactl: error: no\na\nb\n"),
         (CannotConnect("no", "a"), 3, "papactl: no\na\n"),
         (Unreachable("no"), 3, "papactl: no\n"),
-        (Error("web not found"), 1, "papactl: web not found\n"),
+        (Error("web not found"), 1, not_found("web")),
         (Error("Socket web not found"), 1, "papactl: Socket web not found\nTo make it: papactl make socket web\n"),
         (
             Error('Unknown option "a-b". Type "help make socket"'),
@@ -62,7 +63,7 @@ def test_lines_of_the_shell_share_one_session(session: Session, capsys: pytest.C
     assert interpret(["g", "v"], session) == 0
     assert capsys.readouterr() == ("a  b\n", "")
     assert interpret(["remove", "sockets", "none"], session) == 1
-    assert capsys.readouterr() == ("", "papactl: none not found\n")
+    assert capsys.readouterr() == ("", not_found("none"))
 
 
 def test_the_version_is_told_in_the_shell_too(capsys: pytest.CaptureFixture[str]) -> None:
