@@ -28,7 +28,11 @@ def test_the_packages_hold_what_they_should(machine: Machine, built: Built) -> N
         name: machine.out("sh", "-c", f"dpkg-deb --fsys-tarfile {SOURCE}/dist/{name}_*.deb | tar -t").split()
         for name in ("papad", "python3-papad")
     }
-    assert {path for path in held["papad"] if path.endswith(".py")} == set()
+    documents = "./usr/share/doc/papad/"
+    examples = {each for each in held["papad"] if each.startswith(f"{documents}examples/")}
+    assert {path for path in held["papad"] if path.endswith(".py")} <= examples
+    for link in re.findall(r"\]\((examples/[^)]+)\)", (CHECKOUT / "README.md").read_text()):
+        assert documents + link in examples
     assert "./usr/lib/python3/dist-packages/papad/aio/papa.py" in held["python3-papad"]
     assert not [path for path in held["python3-papad"] if re.match(r"\./(usr/bin|.*/systemd/(system|user))/", path)]
     assert not [path for paths in held.values() for path in paths if "tests/" in path or "__pycache__" in path]

@@ -58,7 +58,7 @@ def test_readme_has_the_lines_of_the_unit() -> None:
     page, unit = (CHECKOUT / "README.md").read_text(), (CHECKOUT / "examples/systemd" / UNIT).read_text()
     section = page[page.index("## Keep it running") : page.index("## Day to day")]
     lines = re.findall(r"^    (.*)$", section, re.MULTILINE)
-    assert len(lines) == 4
+    assert len(lines) == 6
     for line in lines:
         assert line.partition(" ... ")[0] in unit
 
