@@ -95,6 +95,16 @@ def _table(text: str) -> str:
     return "\n".join(table(made[0], made[1:])) + "\n"
 
 
+def test_what_takes_the_place_of_settings_of_supervisor_are_options_that_there_are() -> None:
+    page = PAGE.read_text()
+    section = page[page.index("## From supervisor") : page.index("## Completion")]
+    words = " ".join(re.findall(r"`([^`]+)`", section)).split()
+    known = {f"--{option.long}" for command in COMMANDS for option in command.options} | {"--now"}
+    named = {word.partition("=")[0] for word in words if word.startswith("--") and word != "--"}
+    assert len(named) > 10
+    assert named <= known
+
+
 def test_the_page_has_every_option_of_output_and_every_status() -> None:
     page = PAGE.read_text()
     (output,) = (command for command in COMMANDS if command.words == ("output",))
