@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run chaos fuzz demo docs unit coverage test check install uninstall deb dist clean
+.PHONY: help setup setup-dev run chaos fuzz bench demo docs unit coverage test check install uninstall deb dist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -58,6 +58,9 @@ chaos: setup-dev  ## kill papad at random for SECONDS= (60), with SEED=, on a bo
 fuzz: setup-dev  ## COUNT= (1000000) damaged inputs to each part that takes some, with SEED=
 	PAPAD_FUZZ_COUNT=$(or $(COUNT),1000000) PAPAD_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -s -q -o faulthandler_timeout=0 tests/fuzz
 
+bench: setup-dev  ## measure papad beside its peers, in ROUNDS= (3) of SECONDS= (0.3) each; ONLY= some questions
+	@ROUNDS='$(ROUNDS)' SECONDS='$(SECONDS)' $(BIN)/python -m benchmarks $(ONLY)
+
 demo: setup  ## see what papad survives, in two minutes (root)
 	@scripts/packages test
 	@$(PYTHON) scripts/demo
@@ -96,4 +99,4 @@ dist: $(VENV)/.ready-release  ## build sdist and wheel into dist/, and check the
 
 clean:  ## remove what the other targets made in the checkout
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .coverage* .ruff_cache .hypothesis
-	find papad tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find papad tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,18 +34,19 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A running server. `address` is a TCP port or a Unix path; papad has both, the original one."""
+    """A running server. An address is a TCP port or a Unix path; papad has both, the original one."""
 
     process: subprocess.Popen[bytes]
     folder: Path
-    port: int
+    port: int | None
     path: str | None = None
     marker: str = ""
     children: set[int] = field(default_factory=set)
 
     def connect(self, address: int | str | None = None) -> socket.socket:
         """A new connection with a time limit on every operation; the caller closes it."""
-        address = address or self.port
+        address = address or self.port or self.path
+        assert address is not None
         where = address if isinstance(address, str) else ("127.0.0.1", address)
         sock = socket.socket(socket.AF_UNIX if where == address else socket.AF_INET)
         sock.settimeout(10)
@@ -117,7 +118,7 @@ def end_session_leader(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def running(command: list[str], folder: Path, port: int, path: str | None = None) -> Iterator[Server]:
+def running(command: list[str], folder: Path, port: int | None, path: str | None = None) -> Iterator[Server]:
     marker = uuid.uuid4().hex
     dropped = ("NOTIFY_SOCKET", "LISTEN_", "INVOCATION_ID", "JOURNAL_STREAM", "WATCHDOG_")
     env = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
@@ -136,10 +137,12 @@ def running(command: list[str], folder: Path, port: int, path: str | None = None
 
 
 @contextlib.contextmanager
-def running_original(folder: Path, port: int | None = None) -> Iterator[Server]:
-    port = port or free_port()
+def running_original(folder: Path, port: int | None = None, path: str | None = None) -> Iterator[Server]:
+    """At the Unix path, or without one at a port."""
+    port = None if path else port or free_port()
     python = str(original_venv() / "bin" / "python")
-    with running([python, "-c", START_ORIGINAL, "-p", str(port)], folder, port) as server:
+    where = ["-u", path] if path else ["-p", str(port)]
+    with running([python, "-c", START_ORIGINAL, *where], folder, port, path) as server:
         yield server
 
 
