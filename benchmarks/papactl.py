@@ -1,4 +1,7 @@
-"""How long does papactl take, beside a Python that does nothing?"""
+"""How long does papactl take, beside a Python that does nothing?
+
+Both are run by the system's Python, as the packages do: that of .venv has a finder of modules in a checkout to import.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from benchmarks.figures import PAPAD, Sample, repeated, take_turns
 from benchmarks.servers import folder, fresh, unix_path
+from tests.original.servers import REPOSITORY
+from tests.original.venv import SYSTEM_PYTHON
 
-PAPACTL = str(Path(sys.executable).parent / "papactl")
+PYTHON = SYSTEM_PYTHON if os.path.exists(SYSTEM_PYTHON) else sys.executable
+PAPACTL = "import sys; from papad.ctl import main; sys.exit(main())"
 
 
 def turn(measure: str, *command: str, env: dict[str, str]) -> Callable[[], Sample]:
@@ -27,12 +32,12 @@ def turn(measure: str, *command: str, env: dict[str, str]) -> Callable[[], Sampl
 
 def main() -> None:
     with folder() as place, fresh(PAPAD, place / "papad") as server:
-        env = dict(os.environ) | {"PAPAD_SOCKET": unix_path(server)}
+        env = dict(os.environ) | {"PAPAD_SOCKET": unix_path(server), "PYTHONPATH": str(REPOSITORY)}
         for word in ("--help", "status"):
             measure = f"papactl {word}"
             turns = {
-                PAPAD: turn(measure, PAPACTL, word, env=env),
-                "python3 -c pass": turn(measure, sys.executable, "-c", "pass", env=env),
+                PAPAD: turn(measure, PYTHON, "-c", PAPACTL, word, env=env),
+                "python3 -c pass": turn(measure, PYTHON, "-c", "pass", env=env),
             }
             take_turns(turns, warm=True)
 
