@@ -82,6 +82,7 @@ ss -ltnp shows which process uses it. A process that has inherited a removed soc
 
 $ papactl make socket web --port 8081
 papactl: Socket for web has already been created - web family=inet type=stream backlog=4096 host=127.0.0.1 port=8080 fileno=64
+To replace it: papactl remove sockets web, then this again; processes that have it keep the old one
 [1]
 
 $ papactl make process holder -- /bin/sleep 600
@@ -110,10 +111,12 @@ papad never stops a process. To end it: kill N
 
 $ papactl output nosuch
 papactl: nosuch not found
+Nothing was done. papactl status shows the names; a process that was watched to its end is forgotten
 [1]
 
 $ papactl watch nosuch
 papactl: nosuch not found
+Nothing was done. papactl status shows the names; a process that was watched to its end is forgotten
 [1]
 
 $ papactl status nosuch
