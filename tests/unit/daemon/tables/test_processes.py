@@ -175,6 +175,7 @@ def test_again_starts_what_has_ended_anew_and_leaves_alone_what_runs(talk: Talk,
     assert talk.ask("make process x again=1 /bin/ls").startswith(
         "Error: Process for x has already been created - x pid="
     )
+    wait_until(lambda: json.loads(talk.ask("describe processes x"))["captured"] == 4, "it has written")
     os.kill(second, signal.SIGKILL)
     assert watch(talk, "x") == [("out", "x", b"new\n"), ("closed", "x", -9)]
 
