@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable
 
-from benchmarks.figures import Sample, repeated, take_turns
-from benchmarks.servers import receive, welcomed
-from benchmarks.talkers import REQUEST, answer, talkers
+from benchmarks.figures import Sample, repeated
+from benchmarks.servers import receive
+from benchmarks.talkers import REQUEST, converse
 
 
 def turn(sock: socket.socket, expected: bytes, family: str) -> Callable[[], Sample]:
@@ -24,13 +23,7 @@ def turn(sock: socket.socket, expected: bytes, family: str) -> Callable[[], Samp
 
 
 def main() -> None:
-    for family in ("TCP", "Unix"):
-        with talkers(family) as addresses, contextlib.ExitStack() as stack:
-            turns = {
-                name: turn(stack.enter_context(welcomed(address)), answer(name), family)
-                for name, address in addresses.items()
-            }
-            take_turns(turns, warm=True)
+    converse(turn)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 
-from benchmarks.figures import ORIGINAL, PAPAD
+from benchmarks.figures import ORIGINAL, PAPAD, Sample, take_turns
 from benchmarks.floors import ECHO, echo_server
 from benchmarks.servers import Address, ask, folder, on_one_processor, unix_path, welcomed
 from tests.original.servers import running_original, running_papad
@@ -33,6 +34,17 @@ def talkers(family: str) -> Iterator[dict[str, Address]]:
         yield found | ({ECHO: echo} if echo else {})
 
 
-def answer(name: str) -> bytes:
+def converse(turn: Callable[[socket.socket, bytes, str], Callable[[], Sample]]) -> None:
+    """Have all take turns over each family: `turn` gets a connection, what it answers to REQUEST, and the family."""
+    for family in ("TCP", "Unix"):
+        with talkers(family) as addresses, contextlib.ExitStack() as stack:
+            turns = {
+                name: turn(stack.enter_context(welcomed(address)), _answer(name), family)
+                for name, address in addresses.items()
+            }
+            take_turns(turns, warm=True)
+
+
+def _answer(name: str) -> bytes:
     """What it answers to REQUEST."""
     return REQUEST if name == ECHO else ANSWER

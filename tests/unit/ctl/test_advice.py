@@ -75,8 +75,8 @@ ANSWERED = {
 }
 
 
-@pytest.mark.parametrize(("line", "hint"), ANSWERED.items())
-def test_what_papad_answers_gets_its_hint(papad: Daemon, line: str, hint: str) -> None:
+def furnish(papad: Daemon) -> None:
+    """Make what the lines are about."""
     for first in (
         "make socket web",
         "make process there /bin/sleep 600",
@@ -84,6 +84,11 @@ def test_what_papad_answers_gets_its_hint(papad: Daemon, line: str, hint: str) -
         "remove processes removed",
     ):
         papad.ask(first)
+
+
+@pytest.mark.parametrize(("line", "hint"), ANSWERED.items())
+def test_what_papad_answers_gets_its_hint(papad: Daemon, line: str, hint: str) -> None:
+    furnish(papad)
     answer = papad.ask(line.format(port=papad.port))
     assert answer.startswith("Error: ")
     found = for_answer(answer.removeprefix("Error: "))
@@ -92,13 +97,7 @@ def test_what_papad_answers_gets_its_hint(papad: Daemon, line: str, hint: str) -
 
 
 def test_each_pattern_fits_one_of_these_answers(papad: Daemon) -> None:
-    for first in (
-        "make socket web",
-        "make process there /bin/sleep 600",
-        "make process removed /bin/sleep 600",
-        "remove processes removed",
-    ):
-        papad.ask(first)
+    furnish(papad)
     answers = [papad.ask(line.format(port=papad.port)).removeprefix("Error: ") for line in ANSWERED]
     for pattern, _ in _ANSWERS:
         assert any(re.search(pattern, answer) for answer in answers), pattern
