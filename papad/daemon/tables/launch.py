@@ -87,9 +87,15 @@ def _octal(value: int | None) -> str:
 
 def parse_size(text: str) -> int:
     """Parse a number of bytes with an optional k, m or g. The ValueError says what is expected."""
-    digits, unit = (text[:-1], _UNITS[text[-1].lower()]) if text[-1:].lower() in _UNITS else (text, 1)
-    if not 0 <= number(digits) * unit <= _MAX_BUFSIZE:
+    size = _with_unit(text)
+    if not 0 <= size <= _MAX_BUFSIZE:
         raise ValueError("a number of bytes, with k, m or g after it if you like")
+    return size
+
+
+def _with_unit(text: str) -> int:
+    """Return the whole number in `text` times its k, m or g, if any; it is negative if it is not one."""
+    digits, unit = (text[:-1], _UNITS[text[-1].lower()]) if text[-1:].lower() in _UNITS else (text, 1)
     return number(digits) * unit
 
 
@@ -310,10 +316,7 @@ def _limit(name: str, text: str) -> tuple[str, int | list[int]]:
 def _limit_value(name: str, text: str, whole: str) -> int:
     if text in ("infinity", "unlimited", "-1"):
         return resource.RLIM_INFINITY
-    digits, unit = text, 1
-    if text[-1:].lower() in _UNITS and name not in _NO_SIZES:
-        digits, unit = text[:-1], _UNITS[text[-1].lower()]
-    value = number(digits) * unit
+    value = number(text) if name in _NO_SIZES else _with_unit(text)
     if value < 0:
         raise Error(f'The rlimit value for "{name}" must be an integer, not "{whole}"')  # as the original says it
     if value >= 1 << 63:
