@@ -26,6 +26,7 @@ from papad.daemon.delivery.batches import Batches
 from papad.daemon.delivery.channel import FLUSH_SIZE, TRANSITIONS, Delivery, IllegalTransition, Mode
 from papad.daemon.delivery.frames import Frames
 from papad.daemon.peers import Peer, Peers
+from papad.daemon.stream import Stream
 from papad.errors import Error
 from papad.protocol import wire
 
@@ -45,8 +46,11 @@ _RESOURCES = {
 }
 
 
-_TAKES_LINES = {Mode.COMMANDS, Mode.UNACKNOWLEDGED, Mode.FOLLOWING}
-_OWES_ANSWER = {Mode.AT_WORK, Mode.READING}
+# For each line: in Python 3.11, to look up a member of an Enum takes long, and so does its hash.
+_TAKES_LINES = (Mode.COMMANDS, Mode.UNACKNOWLEDGED, Mode.FOLLOWING)
+_OWES_ANSWER = (Mode.AT_WORK, Mode.READING)
+_LOOKS = Role.VIEW
+_COLON, _SLASH = b":/"  # numbers, because that is the quicker search
 
 
 class Host(Protocol):
@@ -66,15 +70,15 @@ class Host(Protocol):
         """Remove a connection that is closed."""
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """One client. Its lines are taken one at a time, each answered before the next."""
 
     def __init__(self, server: Host, sock: socket.socket, peer: Peer, role: Role) -> None:
+        """Talk over `sock`, which becomes the connection's and must not block."""
         self._server = server
         self._sock = sock
         self.peer = peer
         self._viewer = peer.uid if role is Role.VIEW else None
-        self._transport: asyncio.Transport
         # Bytes sent so far, to tell whether the peer has read all of them; the server has sent these.
         self._sent = len(wire.WELCOME)
         self._reader = wire.LineReader()
@@ -87,6 +91,7 @@ class Connection(asyncio.Protocol):
         self._scheduled = False  # proceed will be called by the event loop
         self._delivery: Delivery | None = None  # from OPENING or READING on, until COMMANDS again
         self._ending: asyncio.TimerHandle | None = None  # while draining: closes a quiet connection
+        self._stream = Stream(sock, self)
 
     def enter(self, mode: Mode) -> None:
         """Change to `mode`. Raises IllegalTransition if the table has no such transition."""
@@ -94,31 +99,31 @@ class Connection(asyncio.Protocol):
             raise IllegalTransition(f"a connection cannot become {mode.value}: it is {self.mode.value}")
         self.mode = mode
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
     def data_received(self, data: bytes) -> None:
+        """Take the lines that the client has sent."""
         self._lines.extend(self._reader.feed(data))
         if self._ending is not None:
             self.end_when_quiet()
         self.proceed()
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> None:
+        """Answer what is pending, and then close: the client has finished sending."""
         self._ended = True
         self.proceed()
-        return True  # keep the transport open: pending commands are still answered
 
     def pause_writing(self) -> None:
+        """Take no more lines: the client does not read."""
         self.full = True
 
     def resume_writing(self) -> None:
+        """Go on."""
         self.full = False
         if self._delivery is not None:
             self._delivery.resume()
-        self._proceed_soon()  # not now: asyncio is in the middle of a write
+        self._proceed_soon()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self) -> None:
+        """End everything that is under way for the client."""
         self._lines.clear()
         if self._ending is not None:
             self._ending.cancel()
@@ -138,67 +143,63 @@ class Connection(asyncio.Protocol):
         if self._lines or self.mode in _OWES_ANSWER:
             self.end_when_quiet()
         else:
-            self._transport.close()
+            self._stream.close()
 
     def abort(self) -> None:
         """Drop the connection at once."""
-        self._transport.abort()
+        self._stream.abort()
 
     def write(self, data: bytes) -> None:
         """Send bytes to the client."""
         self._sent += len(data)
-        self._transport.write(data)
+        self._stream.write(data)
 
     def proceed(self) -> None:
         """Take as many lines as possible now, and read more only when all are done."""
         self._scheduled = False
-        out: list[bytes] = []
-        size, end, over = 0, time.monotonic() + _TURN, False
-        while self._lines and self._takes_line() and not over:
-            answer = self._take(self._lines.popleft())
+        lines, out, size = self._lines, [], 0
+        end, over = time.monotonic() + _TURN if len(lines) > 1 else 0.0, False
+        while lines and self.mode in _TAKES_LINES and not (over or self.full or self._leaving or self._stream.closing):
+            answer = self._take(lines.popleft())
             out.append(answer)
             size += len(answer)
-            over = time.monotonic() >= end
             if size > FLUSH_SIZE:
                 self.write(b"".join(out))  # this may call pause_writing
                 out.clear()
                 size = 0
+            over = bool(lines) and time.monotonic() >= end
         if out:
             self.write(b"".join(out))
-        if self.closing:
+        if self._stream.closing:
             return
-        if self._lines and not self._leaving:
-            self._transport.pause_reading()
+        if lines and not self._leaving:
+            self._stream.pause_reading()
             if over:
                 self._proceed_soon()
         elif self._leaving or (self._ended and self.mode not in _OWES_ANSWER):
-            self._transport.close()  # also a watch, which nobody can acknowledge any more
+            self._stream.close()  # also a watch, which nobody can acknowledge any more
         elif not self._ended:
-            self._transport.resume_reading()
+            self._stream.resume_reading()
 
     def _proceed_soon(self) -> None:
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self.proceed)
 
-    def _takes_line(self) -> bool:
-        return self.mode in _TAKES_LINES and not (self.full or self._leaving or self.closing)
-
     def _take(self, line: bytes | wire.LineTooLong) -> bytes:
         """Handle one line and return what to send."""
-        if isinstance(line, wire.LineTooLong):
+        if not isinstance(line, bytes):
             return wire.error(f"The line is too long; at most {self._reader.limit} bytes can be taken. It was ignored")
-        if self._is_http(line):
+        if (self._first or _COLON in line or _SLASH in line) and self._is_http(line):
             log.warning("dropped a connection from %s that speaks HTTP", self.peer)
             self._leaving = True
-            self._transport.abort()
+            self._stream.abort()
             return b""
-        text = wire.decode(line)
         if self._delivery is not None:
-            answer = self._delivery.take(text)
+            answer = self._delivery.take(wire.decode(line))
             self._server.changed()
             return answer
-        return self._answer(self._call, line, text) if text else wire.PROMPT
+        return self._answer(self._call, line) if line.strip() else wire.PROMPT
 
     def _is_http(self, line: bytes) -> bool:
         """Return whether a line is of an HTTP request: never one of a command that follows a command."""
@@ -210,29 +211,29 @@ class Connection(asyncio.Protocol):
         self._first = self._first and not known
         return wire.looks_like_http(line, command=known)
 
-    def _call(self, line: bytes, text: str) -> Any:
-        words = wire.exact_words(line) if line.startswith(b"%") else wire.split_words(text)
-        if not words:
-            raise Error("No command")
-        command, rest = GRAMMAR.find(words)
-        return command.call(self._server.tables, rest, self._viewer)
+    def _call(self, line: bytes) -> Any:
+        command, given = GRAMMAR.parse(line, self._viewer)
+        result = command.handler(self._server.tables, given)
+        if command.role is not _LOOKS:
+            self._server.changed()
+        return result
 
     def _answer(self, function: Callable[..., Any], *args: Any) -> bytes:
         """Return the reply for what `function` returns or raises."""
         try:
             result = function(*args)
+            if isinstance(result, str):
+                return wire.reply(result)
             if inspect.iscoroutine(result):
                 self.enter(Mode.AT_WORK)
                 self._server.run(self._wait_for(result))
                 return b""
-            self._server.changed()
             if isinstance(result, Watching):
                 return self._begin(Batches(result.line, result.watch, self))
             if isinstance(result, Leave):
                 return self._leave(result)
-            if isinstance(result, Output):
-                return self._begin(Frames(result.reading, self))
-            return wire.reply(result)
+            assert isinstance(result, Output), result
+            return self._begin(Frames(result.reading, self))
         except Error as error:
             return wire.error(str(error))
         except OSError as error:
@@ -253,6 +254,7 @@ class Connection(asyncio.Protocol):
         else:
             outcome = lambda: result  # noqa: E731
         self.enter(Mode.COMMANDS)
+        self._server.changed()
         reply = self._answer(outcome)
         if not self.closing:
             self.write(reply)
@@ -282,7 +284,7 @@ class Connection(asyncio.Protocol):
     @property
     def closing(self) -> bool:
         """Whether nothing can be written any more."""
-        return self._transport.is_closing()
+        return self._stream.closing
 
     @property
     def draining(self) -> bool:
@@ -292,7 +294,7 @@ class Connection(asyncio.Protocol):
     @property
     def unread(self) -> int:
         """How many bytes wait in memory for the client to read."""
-        return self._transport.get_write_buffer_size()
+        return self._stream.unsent
 
     def has_read_all(self) -> bool:
         """Return whether the client has read everything that was written."""

@@ -21,6 +21,7 @@ from papad.daemon.durable.homes import Homes
 from papad.daemon.durable.store import LaterFormat, Store, opened_store
 from papad.daemon.durable.systemd import Service
 from papad.daemon.log import set_up as set_up_log
+from papad.daemon.loop import Loop
 from papad.daemon.nursery.keeper import KEEPER, NURSERY, python
 from papad.daemon.nursery.spawner import Spawner, nursery_listener, raise_nofile_limit
 from papad.daemon.output.capture import Capture
@@ -74,7 +75,8 @@ def main() -> None:
         sys.exit(EXIT_CONFIG)
     if not service.managed and not kept:
         _become_nursery(listeners, nofile)
-    left_idle = asyncio.run(_run(service, listeners, nofile))
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        left_idle = runner.run(_run(service, listeners, nofile))
     sys.exit(EXIT_IDLE if left_idle and service.managed else 0)
 
 
@@ -359,8 +361,7 @@ def _check(listener: socket.socket) -> None:
 
 
 def _loopback_listener(port: int) -> socket.socket:
-    # asyncio sets TCP_NODELAY only if the protocol is given.
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind(("127.0.0.1", port))

@@ -53,6 +53,8 @@ class Server:
     def listen(self, listener: socket.socket) -> None:
         """Accept connections from a listening socket, which becomes the server's."""
         listener.setblocking(False)
+        if listener.family != socket.AF_UNIX:  # connections inherit it (tcp(7))
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._listeners.append(listener)
         asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
@@ -164,7 +166,6 @@ class Server:
             connection = Connection(self, sock, peer, role)
             self.connections.add(connection)
             self._by_user[peer.uid] += 1
-            self.run(self._serve(connection, sock))
 
     def _check_limits(self, peer: Peer) -> None:
         """Raise Error if the peer may have no further connection."""
@@ -210,10 +211,3 @@ class Server:
         ending = self._drained is not None or self._stopped.done()
         if listener in self._listeners and listener.fileno() >= 0 and not ending:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
-
-    async def _serve(self, connection: Connection, sock: socket.socket) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
-        except OSError:  # the client is already gone
-            self.left(connection)
-            sock.close()

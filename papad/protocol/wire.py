@@ -8,7 +8,7 @@ file in prose.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from papad.errors import Error
 
@@ -48,11 +48,13 @@ class LineReader:
         self._size = 0
         self._skipping = False
 
-    def feed(self, data: bytes) -> list[bytes | LineTooLong]:
+    def feed(self, data: bytes) -> Sequence[bytes | LineTooLong]:
         """Return the lines that `data` completes, without their newlines.
 
         A line over the limit is replaced by a LineTooLong.
         """
+        if data[-1:] == b"\n" and not self._parts and not self._skipping and len(data) <= self.limit:
+            return data[:-1].split(b"\n")  # nothing but whole lines
         *ends, rest = data.split(b"\n")
         lines: list[bytes | LineTooLong] = []
         for end in ends:
@@ -87,7 +89,7 @@ def looks_like_http(line: bytes, *, command: bool = False) -> bool:
 
 def decode(line: bytes) -> str:
     """Decode a line as UTF-8, replace invalid bytes, and strip whitespace at both ends."""
-    return line.decode("utf-8", "replace").strip()
+    return line.decode(errors="replace").strip()
 
 
 def split_words(line: str) -> list[str]:
@@ -186,7 +188,7 @@ def join_words(words: Iterable[str]) -> bytes:
 
 def reply(text: str) -> bytes:
     """Encode the answer to a command: its text, a newline if the text lacks one, the prompt."""
-    return (text if text.endswith("\n") else text + "\n").encode("utf-8", "surrogateescape") + PROMPT
+    return (text if text.endswith("\n") else f"{text}\n").encode(errors="surrogateescape") + PROMPT
 
 
 def error(message: str) -> bytes:

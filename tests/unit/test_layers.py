@@ -75,6 +75,7 @@ def test_only_these_know_asyncio() -> None:
     tables = {f"tables.{name}" for name in ("process", "processes", "lifecycle")}
     daemon = {"main", "server", "connection", "nursery.spawner", "delivery.batches", "delivery.frames", *tables}
     daemon |= {"durable.homes", "durable.systemd", "paths"}  # they wait until something is let go
+    daemon |= {"loop", "stream"}
     daemon |= {
         "log",
         "tables.lookups",

@@ -16,6 +16,8 @@ from papad.daemon.commands.roles import MANAGERS, Role
 from papad.errors import Error
 from papad.protocol import wire
 
+_SHORT, _REMEMBERED = 100, 1000  # bytes of a line that is remembered, and the most of them
+
 
 @dataclass(frozen=True)
 class Option:
@@ -68,11 +70,12 @@ class Command:
 
         `viewer` is the uid of a client with the role view, None for one with the role manage.
         """
+        return self.handler(tables, self.arguments(words, viewer))
+
+    def arguments(self, words: list[str], viewer: int | None = None) -> Arguments:
+        """Check the role and parse the words after the command, as for `call`. Raises Error."""
         if viewer is not None and self.role > Role.VIEW:
             raise Error(f'You may only look; "{self.name}" is for root and members of the group {MANAGERS}')
-        return self.handler(tables, self._arguments(words, viewer))
-
-    def _arguments(self, words: list[str], viewer: int | None) -> Arguments:
         name = ""
         texts: dict[str, str] = {}
         if self.needs_name:
@@ -130,6 +133,7 @@ class Grammar:
 
     def __init__(self, commands: Iterable[Command]) -> None:
         self.commands = tuple(commands)
+        self._remembered: dict[tuple[bytes, int | None], tuple[Command, Arguments]] = {}
         self._tree: dict[str, Command | dict[str, Command]] = {}
         for command in self.commands:
             if len(command.words) == 1:
@@ -142,6 +146,24 @@ class Grammar:
     def knows(self, word: str) -> bool:
         """Return whether a command begins with that word."""
         return bool(word) and _match(word.lower(), self._tree) is not None
+
+    def parse(self, line: bytes, viewer: int | None = None) -> tuple[Command, Arguments]:
+        """Return the command of a line and its arguments; `viewer` is as for Command.call. Raises Error.
+
+        Short lines without options are remembered, because many clients ask the same again and again.
+        """
+        if found := self._remembered.get((line, viewer)):
+            return found
+        words = wire.exact_words(line) if line.startswith(b"%") else wire.split_words(wire.decode(line))
+        if not words:
+            raise Error("No command")
+        command, rest = self.find(words)
+        parsed = command, command.arguments(rest, viewer)
+        if len(line) <= _SHORT and not command.options:
+            if len(self._remembered) >= _REMEMBERED:
+                self._remembered.clear()
+            self._remembered[line, viewer] = parsed
+        return parsed
 
     def find(self, words: list[str]) -> tuple[Command, list[str]]:
         """Return the command at the start of `words`, and the words after it. Raises Error."""

@@ -65,7 +65,6 @@ def test_a_command_at_work_may_end_in_output(lives: Lives, monkeypatch: pytest.M
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
         connection = Connection(Host(tables), ours, None, Role.MANAGE)  # type: ignore[arg-type]
-        await loop.connect_accepted_socket(lambda: connection, ours)
         await loop.sock_sendall(theirs, b"slow\nslow\n")
         theirs.shutdown(socket.SHUT_WR)
         answer = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -113,3 +114,25 @@ def test_any_words_are_either_understood_or_refused_with_one_error(words: list[s
                     result.close()
             except Error:
                 pass
+
+
+def test_a_line_that_is_asked_again_is_parsed_once_but_for_one_with_options_and_never_for_another_role() -> None:
+    grammar = Grammar(COMMANDS)
+    assert grammar.parse(b"get x") is grammar.parse(b"get x")
+    assert grammar.parse(b"get x", 7) == (grammar.find(["get"])[0], Arguments("x", viewer=7))
+    for line in (b"make process x /bin/true", b"output last=1 x", b"get " + b"x" * 200):
+        assert grammar.parse(line) is not grammar.parse(line)
+        assert grammar.parse(line) == grammar.parse(line)
+    grammar.parse(b"set x 1")
+    with pytest.raises(Error, match="You may only look"):
+        grammar.parse(b"set x 1", 7)
+
+
+def test_what_is_remembered_of_lines_has_an_end() -> None:
+    grammar = Grammar(COMMANDS)
+    tracemalloc.start()
+    for number in range(20_000):
+        grammar.parse(b"get %d" % number)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 2 << 20

@@ -177,7 +177,7 @@ def test_a_connection_that_is_lost_before_it_has_read_the_first_line_gets_no_bat
 def test_after_a_silence_comes_an_empty_batch_and_not_another_before_it_is_acknowledged(
     watching: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_EMPTY_BATCH_AFTER", 0.01)
+    monkeypatch.setattr(module, "_EMPTY_BATCH_AFTER", 0.2)
 
     async def test(its: Watcher) -> None:
         assert await its.begun() == b""

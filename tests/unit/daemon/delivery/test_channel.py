@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+
 import pytest
 
 from papad.daemon.commands.roles import Role
@@ -33,7 +36,12 @@ def test_every_mode_is_entered_somewhere() -> None:
 @pytest.mark.parametrize("before", Mode)
 @pytest.mark.parametrize("after", Mode)
 def test_only_the_steps_of_the_table_are_taken(before: Mode, after: Mode) -> None:
-    connection = Connection(None, None, None, Role.MANAGE)  # type: ignore[arg-type]
-    connection.mode = before
-    refusal = IllegalTransition(f"a connection cannot become {after.value}: it is {before.value}")
-    check_step(connection, "mode", TRANSITIONS, after, refusal)
+    async def step() -> None:
+        connection = Connection(None, ours, None, Role.MANAGE)  # type: ignore[arg-type]
+        connection.mode = before
+        refusal = IllegalTransition(f"a connection cannot become {after.value}: it is {before.value}")
+        check_step(connection, "mode", TRANSITIONS, after, refusal)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        asyncio.run(step())
