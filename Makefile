@@ -23,7 +23,7 @@ setup: $(VENV)/.ready  ## make .venv with papad and papactl in its bin
 
 setup-dev: $(VENV)/.ready-dev  ## the same, with what `check` and `test` need
 
-# The system's own packages are visible inside: python3-systemd and python3-pyroute2 need no compiler that way.
+# The system's own packages are visible inside: python3-systemd needs no compiler that way.
 $(VENV)/.ready: pyproject.toml scripts/packages
 	@scripts/packages run
 	$(PYTHON) -m venv --system-site-packages --without-pip $(VENV)

@@ -31,8 +31,8 @@ _STRANGERS = (
     "RUNTIME_DIRECTORY",
 )
 """Variables that a service manager sets for the calling process; papad must not inherit them."""
-_NEEDED = ("systemd", "pyroute2")
-"""Modules that only the daemon needs. The client library may be installed without them."""
+_NEEDED = "systemd"
+"""A module that only the daemon needs. The client library may be installed without it."""
 _DELAY = 0.02  # seconds between two attempts
 _TRIES = 3
 """How often to start papad. Another client may end it with exit-if-idle before we connect."""
@@ -80,11 +80,8 @@ def _by_systemd(address: str | int, deadline: float) -> bool:
 
 def _by_hand(address: str | int, deadline: float) -> None:
     """Start papad as a detached process, unless another program is already starting it."""
-    missing = [module for module in _NEEDED if getattr(find_spec(module), "origin", None) is None]
-    if missing:
-        raise Error(
-            f"cannot start papad: it needs the Python modules {' and '.join(missing)}; on Debian, apt-get install papad"
-        )
+    if getattr(find_spec(_NEEDED), "origin", None) is None:
+        raise Error(f"cannot start papad: it needs the Python module {_NEEDED}; on Debian, apt-get install papad")
     with _alone(address, deadline):
         if _listens(address, deadline):
             return

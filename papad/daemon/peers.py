@@ -20,11 +20,11 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from papad.daemon.commands.roles import MANAGERS, VIEWERS, Role
 from papad.daemon.tables.lookups import aside, groups_of
 from papad.errors import Error
+from papad.protocol.sockdiag import OtherEnd, SockDiag
 
 log = logging.getLogger("papad")
 
@@ -33,9 +33,6 @@ _REMEMBERED = 1000  # peers
 
 _SO_PEERGROUPS = 59  # Linux 4.13
 _SIOCOUTQ = 0x5411
-_SOCK_DIAG_BY_FAMILY = 20
-_NLM_F_REQUEST = 1
-_INET_DIAG_INFO = 1 << 1  # the bit of attribute 2
 _HELD_STATES = (1, 4, 5)  # ESTABLISHED; FIN_WAIT1 and 2: the peer has merely finished sending
 
 
@@ -59,7 +56,7 @@ class Peers:
     """Identifies peers, and tells their roles: by user, and for root's papad by group."""
 
     def __init__(self) -> None:
-        self._diag: _TcpDiag | None = None  # created for the first TCP peer
+        self._diag: SockDiag | None = None  # opened for the first TCP peer
         self._roles: dict[Peer, tuple[Role, float]] = {}  # by group, and until when that is believed
         self._asking: dict[Peer, asyncio.Task[Role]] = {}
 
@@ -110,29 +107,26 @@ class Peers:
         try:
             if sock.family == socket.AF_UNIX:
                 return _outq(sock) == 0
-            answer = self._diagnose(sock, info=True)
+            end = self._other_end(sock, received=True)
         except OSError:
             return True
-        if answer is None:
-            return True
-        info = answer.get_attr("INET_DIAG_INFO")
-        return answer["idiag_rqueue"] == 0 and (info is None or info["tcpi_bytes_received"] >= sent)
+        return end is None or (end.unread == 0 and (end.received is None or end.received >= sent))
 
     def _tcp_peer(self, sock: socket.socket) -> Peer:
         try:
-            answer = self._diagnose(sock)
+            end = self._other_end(sock)
         except OSError:
-            answer = None
-        if answer is None or answer["idiag_state"] not in _HELD_STATES or not answer["idiag_inode"]:
+            end = None
+        if end is None or end.state not in _HELD_STATES or not end.inode:
             raise Error(
                 "cannot tell who you are; keep the connection open until you are answered, or use the Unix socket"
             )
-        return Peer(answer["idiag_uid"], None)
+        return Peer(end.uid, None)
 
-    def _diagnose(self, sock: socket.socket, *, info: bool = False) -> Any:
+    def _other_end(self, sock: socket.socket, *, received: bool = False) -> OtherEnd | None:
         if self._diag is None:
-            self._diag = _TcpDiag()
-        return self._diag.other_end(sock, info=info)
+            self._diag = SockDiag()
+        return self._diag.other_end(sock, received=received)
 
 
 def is_loopback(host: str) -> bool:
@@ -166,60 +160,3 @@ def _role_by_group(peer: Peer) -> Role:
 def _outq(sock: socket.socket) -> int:
     """Return the number of bytes sent over a Unix socket that the peer has not read."""
     return int(struct.unpack("=i", fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))[0])
-
-
-class _TcpDiag:
-    """Asks the kernel about one TCP socket, by its exact addresses and ports.
-
-    pyroute2 takes over 100 ms to import, so it is imported for the first TCP peer, not at the
-    start. Only its messages are used: unlike its sockets, they are the same in all versions.
-    """
-
-    def __init__(self) -> None:
-        from pyroute2.netlink.diag import inet_diag_msg, inet_diag_req
-
-        self._request, self._answer = inet_diag_req, inet_diag_msg
-        # 4 is NETLINK_SOCK_DIAG.
-        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 4)
-        self._netlink.settimeout(1.0)
-        self._sequence = 0
-
-    def other_end(self, sock: socket.socket, *, info: bool) -> Any:
-        """Return what the kernel reports of the socket at the other end of `sock`.
-
-        With `info`, that includes its tcp_info. None if the socket is gone. Raises OSError.
-        """
-        ours, theirs = sock.getsockname()[:2], sock.getpeername()[:2]
-        self._sequence += 1
-        request = self._request()
-        request["header"]["type"] = _SOCK_DIAG_BY_FAMILY
-        request["header"]["flags"] = _NLM_F_REQUEST
-        request["header"]["sequence_number"] = self._sequence
-        request["sdiag_family"] = sock.family
-        request["sdiag_protocol"] = socket.IPPROTO_TCP
-        request["idiag_ext"] = _INET_DIAG_INFO if info else 0
-        request["idiag_states"] = 0xFFFFFFFF
-        request["idiag_sport"], request["idiag_dport"] = theirs[1], ours[1]
-        request["idiag_src"] = _words(sock.family, theirs[0])
-        request["idiag_dst"] = _words(sock.family, ours[0])
-        request["idiag_cookie"] = 0xFFFFFFFFFFFFFFFF  # INET_DIAG_NOCOOKIE
-        request.encode()
-        self._netlink.send(request.data)
-        while True:
-            data = self._netlink.recv(8192)
-            _, kind, _, sequence = struct.unpack_from("=IHHI", data)
-            if sequence == self._sequence:
-                break
-        if kind != _SOCK_DIAG_BY_FAMILY:
-            return None
-        answer = self._answer(data)
-        answer.decode()
-        if (answer["idiag_sport"], answer["idiag_dport"]) != (theirs[1], ours[1]):
-            return None  # for a connection that is gone, the kernel may report the listener
-        return answer
-
-
-def _words(family: int, host: str) -> tuple[int, ...]:
-    """Return an address as the four big-endian words of sock_diag."""
-    packed = socket.inet_pton(family, host)
-    return struct.unpack(">4I", packed.ljust(16, b"\0"))

@@ -116,8 +116,7 @@ def test_the_client_library_needs_nothing_but_python(fresh: Machine) -> None:
     script = "import papad, papad.aio; papad.Papa, papad.aio.Papa; papad.Papa('/run/none.sock')"
     done = fresh.run("/usr/bin/python3", "-c", script, check=False)
     assert done.stderr.splitlines()[-1] == (
-        "papad.errors.Error: cannot start papad: it needs the Python modules systemd and pyroute2; "
-        "on Debian, apt-get install papad"
+        "papad.errors.Error: cannot start papad: it needs the Python module systemd; on Debian, apt-get install papad"
     )
     assert fresh.run("papactl", "status", check=False).returncode == 127  # that is in papad
 
@@ -362,7 +361,7 @@ def test_policy_rc_d_is_heeded(users: Papad) -> None:
 
 @pytest.mark.parametrize("members", [False, True])
 def test_a_purge_leaves_nothing(fresh: Machine, members: bool) -> None:
-    fresh.run("apt-get", "install", "-y", "python3-systemd", "python3-pyroute2", env=APT, seconds=240)
+    fresh.run("apt-get", "install", "-y", "python3-systemd", env=APT, seconds=240)
     before = everything(fresh)
     install(fresh, NOW)
     # Enabled for all users by an administrator, disabled and enabled anew for the system.

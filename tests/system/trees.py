@@ -17,7 +17,7 @@ from tests.system.machine import why_not
 CACHE = Path(os.environ.get("PAPAD_TEST_CACHE", "/var/cache/papad-test"))
 RELEASES = ("trixie", "bookworm")
 BASE = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd"
-DEPENDENCIES = "python3 python3-systemd python3-pyroute2"
+DEPENDENCIES = "python3 python3-systemd"
 INSTALL = "apt-get -q install -y --no-install-recommends"
 KINDS = {
     # everything that the tests use, installed

@@ -12,6 +12,7 @@ import pytest
 from papad.client import trust
 from papad.client.connection import Client
 from papad.errors import ConnectionLost, Refused
+from papad.protocol import sockdiag
 from tests.support.papad import WELCOME, Daemon, child_as
 
 NOBODY = 65534
@@ -81,6 +82,6 @@ def test_one_that_has_closed_is_not_taken_for_anybody() -> None:
 
 
 def test_where_the_kernel_cannot_be_asked_everybody_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "_BY_FAMILY", 4711)
+    monkeypatch.setattr(sockdiag, "_BY_FAMILY", 4711)
     with serving(os.getuid()) as (port, _), Client(port) as client:
         assert client.ask(b"get x\n") == ""

@@ -17,6 +17,7 @@ from papad.daemon import peers as module
 from papad.daemon.commands.roles import Role
 from papad.daemon.peers import Peer, Peers, is_loopback
 from papad.errors import Error
+from papad.protocol.sockdiag import SockDiag
 from tests.support.papad import in_child, no_new_fds
 from tests.support.waiting import wait_until
 
@@ -31,9 +32,9 @@ families = pytest.mark.parametrize(
 def peers() -> Iterator[Peers]:
     """Its netlink socket is opened once."""
     made = Peers()
-    made._diag = module._TcpDiag()
+    made._diag = SockDiag()
     yield made
-    made._diag._netlink.close()
+    made._diag.close()
 
 
 @pytest.fixture
