@@ -1,7 +1,7 @@
 """How much output a second does a process get rid of, while nobody watches?
 
 The writer takes the time. With papad and the original, the newest megabyte is kept in memory. `cat` keeps nothing. The
-loggers of Debian's packages keep ten files of a megabyte, here on a file system in memory.
+loggers of Debian's packages keep ten files of a megabyte, supervisor and circus ten of 50, on a file system in memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.figures import SECONDS, Sample, leave_out, take_turns
+from benchmarks.managers import Manager, Program, managers
 from benchmarks.output import MIB, arguments, command, written
 from benchmarks.servers import ask, both, clear, unix_path, welcomed
 from tests.original.servers import Server
@@ -42,6 +43,16 @@ def captured(server: Server, size: int, report: Path) -> Callable[[], Sample]:
             found = sample(size, report)
             wait_until(lambda: "running=True" not in ask(sock, "list processes"), "it has ended", 120)
             clear(sock)
+        return found
+
+    return taken
+
+
+def managed(manager: Manager, size: int, report: Path) -> Callable[[], Sample]:
+    def taken() -> Sample:
+        manager.start(f"flood-{size}")
+        found = sample(size, report)
+        manager.clear(f"flood-{size}")
         return found
 
     return taken
@@ -96,11 +107,20 @@ def unpacked(package: str, program: str) -> tuple[str, dict[str, str]] | None:
 
 def main() -> None:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with both() as servers, tempfile.TemporaryDirectory(prefix="papad-bench-", dir=memory) as name:
-        report = Path(name) / "report"
+    with (
+        both() as servers,
+        tempfile.TemporaryDirectory(prefix="papad-bench-", dir=memory) as place,
+        contextlib.ExitStack() as stack,
+    ):
+        report = Path(place) / "report"
+        floods = [Program(f"flood-{size}", command("flood", SECONDS, report, size)) for size in SIZES]
+        peers = {
+            name: stack.enter_context(running(Path(place) / name, *floods)) for name, running in managers().items()
+        }
         loggers = {key: found for key in LOGGERS if (found := unpacked(*key))}
         for size in SIZES:
             turns = {each: captured(server, size, report) for each, server in servers.items()}
+            turns |= {each: managed(peer, size, report) for each, peer in peers.items()}
             turns["cat >/dev/null"] = piped(["cat"], size, report)
             for key, (program, env) in loggers.items():
                 with contextlib.suppress(FileExistsError):

@@ -5,30 +5,43 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.figures import ORIGINAL, PAPAD, Sample, take_turns
-from benchmarks.running import hold
+from benchmarks.figures import ORIGINAL, PAPAD, SECONDS, Sample, take_turns
+from benchmarks.managers import CIRCUS, Program, Running, managers
+from benchmarks.running import IDLE, hold
 from benchmarks.servers import daemon_of, folder, fresh
 from tests.original.servers import Server
+from tests.support.waiting import wait_until
 
 FEW = 10
-MANY = {PAPAD: 1000, ORIGINAL: 400}
-"""The original selects the pipes of each process, which fails with descriptors from 1,024 on (select(2))."""
+MANY = 1000 if SECONDS >= 0.1 else 20
+MOST = {ORIGINAL: 400, CIRCUS: 400}
+"""The original selects the pipes of each process, which fails with descriptors from 1,024 on (select(2)). circus could
+have more, but takes half a minute to start 1,000."""
 
 
-def parts(server: Server) -> dict[tuple[str, str], float]:
-    """By (part, kind) what each part of a server has, in KiB."""
+Sizes = dict[tuple[str, str], float]
+"""By (part, kind) what each part of a server has, in KiB."""
+
+
+def of_server(server: Server) -> Sizes:
     daemon = daemon_of(server)
-    pids = {"daemon": daemon} if daemon == server.process.pid else {"daemon": daemon, "nursery": server.process.pid}
-    found: dict[tuple[str, str], float] = {}
+    found = sizes(
+        {"daemon": daemon} if daemon == server.process.pid else {"daemon": daemon, "nursery": server.process.pid}
+    )
+    found["files in memory", "used"] = sum(files_in_memory(daemon)) / 1024
+    return found
+
+
+def sizes(pids: Mapping[str, int]) -> Sizes:
+    found: Sizes = {}
     for part, pid in pids.items():
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         for kind in ("Rss", "Pss"):
             (size,) = re.findall(rf"^{kind}: +(\d+) kB", text, re.MULTILINE)
             found[part, kind] = float(size)
-    found["files in memory", "used"] = sum(files_in_memory(daemon)) / 1024
     return found
 
 
@@ -43,26 +56,45 @@ def files_in_memory(pid: int) -> Iterator[int]:
                 yield status.st_blocks * 512
 
 
+def grown(few: Sizes, many: Sizes, further: int) -> Sample:
+    """What each part has with FEW processes, and with that many more how much more for each."""
+    found = {}
+    for part, kind in few:
+        found[f"{part}, {kind}, {FEW} processes", "KiB"] = few[part, kind]
+        found[f"{part}, {kind}, each further process", "KiB"] = (many[part, kind] - few[part, kind]) / further
+    return found
+
+
+def most(who: str) -> int:
+    return min(MANY, MOST.get(who, MANY))
+
+
 def turn(who: str) -> Callable[[], Sample]:
     def taken() -> Sample:
         with folder() as place, fresh(who, place / "server") as server:
             hold(server, *range(FEW))
-            few = parts(server)
-            hold(server, *range(FEW, MANY[who]))
-            many = parts(server)
-        found = {}
-        for part, kind in few:
-            found[f"{part}, {kind}, {FEW} processes", "KiB"] = few[part, kind]
-            found[f"{part}, {kind}, each further process", "KiB"] = (many[part, kind] - few[part, kind]) / (
-                MANY[who] - FEW
-            )
-        return found
+            few = of_server(server)
+            hold(server, *range(FEW, most(who)))
+            return grown(few, of_server(server), most(who) - FEW)
 
     return taken
 
 
+def managed(who: str, running: Running) -> Callable[[], Sample]:
+    """supervisor and circus start what they are configured to: so one starts FEW, another one all."""
+
+    def holding(count: int) -> Sizes:
+        with folder() as place, running(place / "manager", Program("idle", IDLE, count)) as manager:
+            wait_until(lambda: manager.count("idle") == count, "all run", 120)
+            return sizes({"daemon": manager.process.pid})
+
+    return lambda: grown(holding(FEW), holding(most(who)), most(who) - FEW)
+
+
 def main() -> None:
-    take_turns({who: turn(who) for who in MANY})
+    turns = {who: turn(who) for who in (PAPAD, ORIGINAL)}
+    turns |= {name: managed(name, running) for name, running in managers().items()}
+    take_turns(turns)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmarks still run: the fastest of them, with one short turn each. Their figures mean nothing here."""
+"""The benchmarks still run, those with peers of their own among them, with one short turn each. Figures mean nothing here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,34 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.support.papad import REPOSITORY
+
+BRIEFLY = {"ROUNDS": "1", "SECONDS": "0.01"}
+MANAGERS = {"supervisor 4.3.0", "circus 0.19.0"}
+
+
+def printed(program: str, **variables: str) -> list[dict[str, Any]]:
+    """The lines of one program."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{program}"],
+        cwd=REPOSITORY,
+        env=os.environ | BRIEFLY | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def values_of(lines: list[dict[str, Any]], measure: str) -> dict[str, list[float]]:
+    """By contender what it has reached."""
+    return {line["who"]: line["values"] for line in lines if line.get("measure") == measure}
 
 
 def test_the_round_trip_is_measured_and_shown_as_lines_of_json_and_as_a_table(tmp_path: Path) -> None:
@@ -18,7 +44,7 @@ def test_the_round_trip_is_measured_and_shown_as_lines_of_json_and_as_a_table(tm
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "round_trip"],
         cwd=REPOSITORY,
-        env=os.environ | {"ROUNDS": "1", "SECONDS": "0.01", "RESULTS": str(results)},
+        env=os.environ | BRIEFLY | {"RESULTS": str(results)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -34,6 +60,24 @@ def test_the_round_trip_is_measured_and_shown_as_lines_of_json_and_as_a_table(tm
         assert row
         assert all(float(found.replace(",", "")) > 0 for found in row.groups())
     assert all(len(values) == 1 and values[0] > 0 for values in figures.values())
+
+
+@pytest.mark.parametrize(
+    ("question", "measure"),
+    [
+        ("spawn", "processes started"),
+        ("capture", "captured, lines of 100 bytes"),
+        ("memory", "daemon, Rss, 10 processes"),
+    ],
+)
+def test_supervisor_and_circus_take_their_turns_beside_papad(question: str, measure: str) -> None:
+    lines = printed(question)
+    expected = MANAGERS - {line["left out"] for line in lines if "left out" in line}
+    if not expected:
+        pytest.skip("neither supervisor nor circus can be installed here")
+    reached = values_of(lines, measure)
+    assert {"papad", "papa 1.0.6", *expected} <= set(reached)
+    assert all(len(values) == 1 and values[0] > 0 for values in reached.values())
 
 
 def test_an_unknown_question_is_refused() -> None:

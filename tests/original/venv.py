@@ -1,4 +1,4 @@
-"""Virtual environments for papa 1.0.6 with circus 0.17.2, and for circus 0.19.0, each built once and cached.
+"""Virtual environments for papa 1.0.6 with circus 0.17.2, circus 0.19.0 and supervisor 4.3.0, each built once and cached.
 
 The wheel of papa installs a top-level package named `tests`, so it never goes into the environment that runs pytest.
 """
@@ -37,6 +37,11 @@ def original_venv() -> Path:
 def circus_venv() -> Path:
     """That of today's circus."""
     return _venv("circus-0.19.0", "circus==0.19.0")
+
+
+def supervisor_venv() -> Path:
+    """That of supervisor, a peer in benchmarks/ only."""
+    return _venv("supervisor-4.3.0", "supervisor==4.3.0")
 
 
 def _venv(name: str, *packages: str) -> Path:
