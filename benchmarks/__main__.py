@@ -29,6 +29,7 @@ QUESTIONS = (
     "memory",
     "papactl",
     "listing",
+    "systemd",
 )
 RESULTS = Path(os.environ.get("RESULTS") or REPOSITORY / "build/benchmarks.jsonl")
 

@@ -18,8 +18,7 @@ from pathlib import Path
 from benchmarks.figures import SECONDS, Sample, leave_out, take_turns
 from benchmarks.managers import Manager, Program, managers
 from benchmarks.output import MIB, arguments, command, written
-from benchmarks.servers import ask, both, clear, unix_path, welcomed
-from tests.original.servers import Server
+from benchmarks.servers import Address, ask, both, clear, unix_path, welcomed
 from tests.original.venv import cache_folder
 from tests.support.waiting import wait_until
 
@@ -36,10 +35,10 @@ def sample(size: int, report: Path) -> Sample:
     return {(f"captured, {SIZES[size]}", "MiB/s"): count / seconds / MIB}
 
 
-def captured(server: Server, size: int, report: Path) -> Callable[[], Sample]:
+def captured(address: Address, size: int, report: Path, seconds: float = SECONDS) -> Callable[[], Sample]:
     def taken() -> Sample:
-        with welcomed(unix_path(server)) as sock:
-            ask(sock, f"make process flood {command('flood', SECONDS, report, size)}")
+        with welcomed(address) as sock:
+            ask(sock, f"make process flood {command('flood', seconds, report, size)}")
             found = sample(size, report)
             wait_until(lambda: "running=True" not in ask(sock, "list processes"), "it has ended", 120)
             clear(sock)
@@ -119,7 +118,7 @@ def main() -> None:
         }
         loggers = {key: found for key in LOGGERS if (found := unpacked(*key))}
         for size in SIZES:
-            turns = {each: captured(server, size, report) for each, server in servers.items()}
+            turns = {each: captured(unix_path(server), size, report) for each, server in servers.items()}
             turns |= {each: managed(peer, size, report) for each, peer in peers.items()}
             turns["cat >/dev/null"] = piped(["cat"], size, report)
             for key, (program, env) in loggers.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from benchmarks.servers import ask, unix_path, welcomed
+from benchmarks.servers import Address, ask, unix_path, welcomed
 from tests.original.servers import Server
 
 IDLE = "/bin/sleep 100000"
@@ -12,7 +12,11 @@ IDLE = "/bin/sleep 100000"
 
 def hold(server: Server, *numbers: int) -> None:
     """Start a process for each of these numbers, which stays until the server is ended by us."""
-    with welcomed(unix_path(server)) as sock:
-        for number in numbers:
-            answer = ask(sock, f"make process idle.{number} {IDLE}")
-            server.children.update(map(int, re.findall(r" pid=(\d+) ", answer)))
+    server.children.update(start_idle(unix_path(server), *numbers))
+
+
+def start_idle(address: Address, *numbers: int) -> list[int]:
+    """Start a process that does nothing for each of these numbers; their pids."""
+    with welcomed(address) as sock:
+        answers = [ask(sock, f"make process idle.{number} {IDLE}") for number in numbers]
+    return [int(pid) for answer in answers for pid in re.findall(r" pid=(\d+) ", answer)]

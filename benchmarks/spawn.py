@@ -14,8 +14,7 @@ from collections.abc import Callable
 from benchmarks.figures import Sample, repeated, take_turns
 from benchmarks.floors import SPAWN, compiled
 from benchmarks.managers import Manager, Program, managers
-from benchmarks.servers import ask, both, clear, folder, unix_path, welcomed
-from tests.original.servers import Server
+from benchmarks.servers import Address, ask, both, clear, folder, unix_path, welcomed
 
 PROGRAM = "/bin/true"
 STARTED = ("processes started", "a second")
@@ -23,11 +22,11 @@ ALL = ("processes from start to end", "a second")
 AT_ONCE = 20
 
 
-def turn(server: Server) -> Callable[[], Sample]:
+def turn(address: Address) -> Callable[[], Sample]:
     """One after the other is started; then all have to be seen to have ended."""
 
     def taken() -> Sample:
-        with welcomed(unix_path(server)) as sock:
+        with welcomed(address) as sock:
             names = iter(range(1 << 30))
             began = time.perf_counter()
             count, answered = repeated(lambda: ask(sock, f"make process p.{next(names)} {PROGRAM}"))
@@ -68,7 +67,7 @@ def in_python() -> Sample:
 
 def main() -> None:
     with both() as servers, folder() as place, contextlib.ExitStack() as stack:
-        turns = {name: turn(server) for name, server in servers.items()}
+        turns = {name: turn(unix_path(server)) for name, server in servers.items()}
         for name, running in managers().items():
             turns[name] = managed(stack.enter_context(running(place / name, Program("p", PROGRAM))))
         turns["Python: subprocess"] = in_python

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.papad import REPOSITORY
+from tests.system.machine import why_not
 
 BRIEFLY = {"ROUNDS": "1", "SECONDS": "0.01"}
 MANAGERS = {"supervisor 4.3.0", "circus 0.19.0"}
@@ -78,6 +79,26 @@ def test_supervisor_and_circus_take_their_turns_beside_papad(question: str, meas
     reached = values_of(lines, measure)
     assert {"papad", "papa 1.0.6", *expected} <= set(reached)
     assert all(len(values) == 1 and values[0] > 0 for values in reached.values())
+
+
+def test_systemd_and_its_journal_take_their_turns_on_a_booted_debian() -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+    lines = printed("systemd")
+    if left_out := [line["why"] for line in lines if "left out" in line]:
+        pytest.skip(left_out[0])
+    peers = {
+        "processes started": "systemd ",
+        "a process started by a command": "systemd-run",
+        "captured, lines of 100 bytes": "journald",
+        "all parts, Rss and files in memory, 10 processes": "systemd ",
+    }
+    for measure, peer in peers.items():
+        reached = values_of(lines, f"{measure}, in the container")
+        ours, theirs = reached
+        assert ours == "papad"
+        assert theirs.startswith(peer)
+        assert all(len(values) == 1 and values[0] > 0 for values in reached.values())
 
 
 def test_an_unknown_question_is_refused() -> None:
