@@ -14,7 +14,7 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run chaos fuzz bench demo docs unit coverage test check install uninstall deb dist clean
+.PHONY: help setup setup-dev run chaos fuzz bench growth plots demo docs unit coverage test check install uninstall deb dist clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,6 +39,10 @@ $(VENV)/.ready-release: $(VENV)/.ready
 	$(PIP) install --no-build-isolation --editable '.[release]'
 	@touch $@
 
+$(VENV)/.ready-plots: $(VENV)/.ready
+	$(PIP) install --no-build-isolation --editable '.[plots]'
+	@touch $@
+
 run: setup  ## run papad in the foreground; ARGS= are its options
 	@scripts/how-to-talk $(RUN_ARGS)
 	@exec $(BIN)/papad $(RUN_ARGS)
@@ -60,6 +64,16 @@ fuzz: setup-dev  ## COUNT= (1000000) damaged inputs to each part that takes some
 
 bench: setup-dev  ## measure papad beside its peers, in ROUNDS= (3) of SECONDS= (0.3) each; ONLY= some questions
 	@ROUNDS='$(ROUNDS)' SECONDS='$(SECONDS)' $(BIN)/python -m benchmarks $(ONLY)
+
+# The figures are recorded beside the plots, so that these can be drawn again without measuring.
+growth: setup-dev $(VENV)/.ready-plots  ## measure how costs grow with processes, clients and lines, ROUNDS= SECONDS= as above, and draw it
+	@mkdir -p build docs/benchmarks
+	@ROUNDS='$(ROUNDS)' SECONDS='$(SECONDS)' $(BIN)/python -m benchmarks.growth >build/growth.jsonl
+	@mv build/growth.jsonl docs/benchmarks/growth.jsonl
+	@$(BIN)/python -m benchmarks.plots
+
+plots: $(VENV)/.ready-plots  ## draw docs/benchmarks/*.svg again from the figures that `growth` has recorded there
+	@$(BIN)/python -m benchmarks.plots
 
 demo: setup  ## see what papad survives, in two minutes (root)
 	@scripts/packages test

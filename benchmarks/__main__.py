@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import IO
 
-from benchmarks.figures import ROUNDS, SECONDS, table
+from benchmarks.figures import machine, table
 from tests.original.servers import REPOSITORY
 
 QUESTIONS = (
@@ -32,15 +30,6 @@ QUESTIONS = (
     "systemd",
 )
 RESULTS = Path(os.environ.get("RESULTS") or REPOSITORY / "build/benchmarks.jsonl")
-
-
-def machine() -> str:
-    """What it was measured on."""
-    model = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    processors = f"{len(os.sched_getaffinity(0))} processors ({model[1] if model else platform.machine()})"
-    load = " ".join(f"{each:.1f}" for each in os.getloadavg())
-    rounds = f"{ROUNDS} rounds of {SECONDS:g} s"
-    return f"{processors}, Linux {platform.release()}, Python {platform.python_version()}; load {load}; {rounds}"
 
 
 def ask(name: str, results: IO[str]) -> bool:

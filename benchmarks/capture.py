@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.figures import SECONDS, Sample, leave_out, take_turns
-from benchmarks.managers import Manager, Program, managers
+from benchmarks.manager import Manager, Program
+from benchmarks.managers import managers
 from benchmarks.output import MIB, arguments, command, written
 from benchmarks.servers import Address, ask, both, clear, unix_path, welcomed
 from tests.original.venv import cache_folder
@@ -32,7 +33,7 @@ LOGGERS = {
 
 def sample(size: int, report: Path) -> Sample:
     count, seconds = written(report)
-    return {(f"captured, {SIZES[size]}", "MiB/s"): count / seconds / MIB}
+    return {(f"captured, {SIZES.get(size, 'lines')}", "MiB/s"): count / seconds / MIB}
 
 
 def captured(address: Address, size: int, report: Path, seconds: float = SECONDS) -> Callable[[], Sample]:

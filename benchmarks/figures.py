@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 PAPAD, ORIGINAL = "papad", "papa 1.0.6"
@@ -19,8 +22,20 @@ Sample = Mapping[tuple[str, str], float]
 """What one turn has given: the value of each (measure, unit)."""
 
 
-def take_turns(contenders: Mapping[str, Callable[[], Sample]], *, warm: bool = False) -> None:
-    """Have each contender take a turn, ROUNDS times, and print what came out; `warm`: after a turn that does not count."""
+def machine() -> str:
+    """What it was measured on."""
+    model = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    processors = f"{len(os.sched_getaffinity(0))} processors ({model[1] if model else platform.machine()})"
+    load = " ".join(f"{each:.1f}" for each in os.getloadavg())
+    rounds = f"{ROUNDS} rounds of {SECONDS:g} s"
+    return f"{processors}, Linux {platform.release()}, Python {platform.python_version()}; load {load}; {rounds}"
+
+
+def take_turns(contenders: Mapping[str, Callable[[], Sample]], *, warm: bool = False, **more: object) -> None:
+    """Have each contender take a turn, ROUNDS times, and print what came out, with `more` in each line.
+
+    `warm`: after a turn that does not count.
+    """
     found: dict[tuple[str, str, str], list[float]] = {}
     names = list(contenders)
     for count in range(-warm, ROUNDS):
@@ -30,9 +45,8 @@ def take_turns(contenders: Mapping[str, Callable[[], Sample]], *, warm: bool = F
                 if count >= 0:
                     found.setdefault((measure, unit, name), []).append(value)
     for (measure, unit, who), values in found.items():
-        print(
-            json.dumps({"measure": measure, "unit": unit, "who": who, "values": values}, ensure_ascii=False), flush=True
-        )
+        line = {"measure": measure, "unit": unit, "who": who, "values": values, **more}
+        print(json.dumps(line, ensure_ascii=False), flush=True)
 
 
 def leave_out(who: str, why: str) -> None:

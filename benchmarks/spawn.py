@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from benchmarks.figures import Sample, repeated, take_turns
 from benchmarks.floors import SPAWN, compiled
-from benchmarks.managers import Manager, Program, managers
+from benchmarks.manager import Manager, Program
+from benchmarks.managers import managers
 from benchmarks.servers import Address, ask, both, clear, folder, unix_path, welcomed
 
 PROGRAM = "/bin/true"

@@ -17,7 +17,7 @@ from tests.support.papad import REPOSITORY
 from tests.system.machine import why_not
 
 BRIEFLY = {"ROUNDS": "1", "SECONDS": "0.01"}
-MANAGERS = {"supervisor 4.3.0", "circus 0.19.0"}
+MANAGERS = {"supervisor 4.3.0", "circus 0.19.0", "pm2 7.0.4"}
 
 
 def printed(program: str, **variables: str) -> list[dict[str, Any]]:
@@ -71,11 +71,11 @@ def test_the_round_trip_is_measured_and_shown_as_lines_of_json_and_as_a_table(tm
         ("memory", "daemon, Rss, 10 processes"),
     ],
 )
-def test_supervisor_and_circus_take_their_turns_beside_papad(question: str, measure: str) -> None:
+def test_supervisor_circus_and_pm2_take_their_turns_beside_papad(question: str, measure: str) -> None:
     lines = printed(question)
     expected = MANAGERS - {line["left out"] for line in lines if "left out" in line}
     if not expected:
-        pytest.skip("neither supervisor nor circus can be installed here")
+        pytest.skip("none of them can be installed here")
     reached = values_of(lines, measure)
     assert {"papad", "papa 1.0.6", *expected} <= set(reached)
     assert all(len(values) == 1 and values[0] > 0 for values in reached.values())
@@ -99,6 +99,29 @@ def test_systemd_and_its_journal_take_their_turns_on_a_booted_debian() -> None:
         assert ours == "papad"
         assert theirs.startswith(peer)
         assert all(len(values) == 1 and values[0] > 0 for values in reached.values())
+
+
+def test_costs_are_measured_as_they_grow_and_drawn(tmp_path: Path) -> None:
+    lines = printed("growth")
+    grown = {(line["along"], line["measure"], line["who"]) for line in lines if "measure" in line}
+    for along, measure in (
+        ("processes", "start a process"),
+        ("processes", "exit of a process"),
+        ("processes", "list one by name"),
+        ("connections", "round trip, Unix"),
+        ("bytes", "captured"),
+    ):
+        assert {(along, measure, "papad"), (along, measure, "papa 1.0.6")} <= grown
+    assert ("processes", "from SIGKILL to the first answer", "papad") in grown
+    pytest.importorskip("matplotlib", reason="plots are drawn where there is matplotlib: make plots")
+    (tmp_path / "growth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-m", "benchmarks.plots", tmp_path], cwd=REPOSITORY, check=True, timeout=60)
+        drawn.append({path.name: path.read_text() for path in tmp_path.glob("*.svg")})
+    assert drawn[0] == drawn[1], "the same figures give the same bytes"
+    for name in ("processes.svg", "memory.svg", "connections-and-lines.svg"):
+        assert ">papad<" in drawn[0][name].replace(", daemon", "")
 
 
 def test_an_unknown_question_is_refused() -> None:
