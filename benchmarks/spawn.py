@@ -1,7 +1,7 @@
 """How many processes a second are started, with a pipe for each of standard output and error?
 
-One has started when the answer to the request says so: with papad, circus and supervisor not before it has been forked.
-papad, the original and circus learn of each process by that request; supervisor knows all from its configuration.
+One has started when the answer to the request says so: supervisor answers after its fork, all others after its exec.
+supervisor knows each process from its configuration; the others learn of it by that request.
 """
 
 from __future__ import annotations
