@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.manager import Program, daemon
+from benchmarks.manager import Program, daemon, exchange
 from tests.original.servers import free_port
 from tests.original.venv import circus_venv
 from tests.support.waiting import wait_until
@@ -66,11 +65,8 @@ class Circus:
 
     def call(self, command: str, **properties: object) -> Any:
         """Send one message to circusd, until it has no other work; its answer."""
-        assert self.client.stdin
-        assert self.client.stdout
         while True:
-            self.client.stdin.write(json.dumps({"command": command, "properties": properties}) + "\n")
-            answer = json.loads(self.client.stdout.readline())
+            answer = exchange(self.client, {"command": command, "properties": properties})
             if answer.get("errno") != BUSY:
                 assert answer["status"] != "error", answer
                 return answer

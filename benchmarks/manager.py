@@ -6,6 +6,7 @@ What they capture goes to files beside their configuration.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tests.original.servers import MARKER, end_session_leader, marked_pids
 
@@ -72,3 +73,11 @@ def daemon(place: Path, command: list[str], **variables: str) -> Iterator[subpro
         process.wait(10)
         for pid in marked_pids(env[MARKER]):
             end_session_leader(pid)
+
+
+def exchange(client: subprocess.Popen[str], message: object) -> Any:
+    """Have a client that is a program of its own send this; the answer. Both are a line of JSON."""
+    assert client.stdin
+    assert client.stdout
+    client.stdin.write(json.dumps(message) + "\n")
+    return json.loads(client.stdout.readline())

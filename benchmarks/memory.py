@@ -82,7 +82,7 @@ def turn(who: str) -> Callable[[], Sample]:
 
 
 def managed(who: str, running: Running) -> Callable[[], Sample]:
-    """supervisor and circus start what they are configured to: so one starts FEW, another one all."""
+    """These start what they are configured to: so one starts FEW, another one all."""
 
     def holding(count: int) -> Sizes:
         with folder() as place, running(place / "manager", Program("idle", IDLE, count)) as manager:

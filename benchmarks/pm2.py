@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import tempfile
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.manager import Program, daemon
+from benchmarks.manager import Program, daemon, exchange
 from tests.original.servers import MARKER
 from tests.original.venv import cache_folder
 from tests.support.waiting import wait_until
@@ -52,10 +51,7 @@ class Pm2:
 
     def call(self, *words: object) -> Any:
         """Call a function of pm2's interface; what it gave."""
-        assert self.client.stdin
-        assert self.client.stdout
-        self.client.stdin.write(json.dumps(words) + "\n")
-        answer = json.loads(self.client.stdout.readline())
+        answer = exchange(self.client, words)
         assert "error" not in answer, answer
         return answer["found"]
 
