@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -54,8 +55,12 @@ def main() -> None:
 
 def along_processes() -> None:
     costs = (starting, exiting, listing, naming, watching, holding)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # papad has three descriptors for each process that runs.
+    counts = [count for count in PROCESSES if 3 * count // 2 + 500 < most]
     with both() as servers:
-        for held, count in itertools.pairwise((0, *PROCESSES)):
+        for held, count in itertools.pairwise((0, *counts)):
+            print(f"{count:,} processes …", file=sys.stderr)
             here = {who: server for who, server in servers.items() if count <= MOST.get(who, count)}
             for server in here.values():
                 fill(server, range(held, count))
