@@ -11,8 +11,11 @@ import array
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from typing import Any
+
+TYPE_CHECKING = False  # as in typing, which is large
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
 MAX_FDS = 240
 """The most descriptors in one parcel; the kernel's limit is 253 (SCM_MAX_FD, unix(7))."""
@@ -23,7 +26,9 @@ _HEAD = ("do", "what", "id")  # what a datagram says of a message that is in a m
 _BUFFER = _INLINE + 1024
 _ANCILLARY = socket.CMSG_SPACE((MAX_FDS + 1) * array.array("i").itemsize)
 
-Record = dict[str, Any]
+Record = dict[str, "Any"]
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Lost(ValueError):
@@ -39,7 +44,7 @@ def send(sock: socket.socket, record: Mapping[str, Any], fds: Sequence[int] = ()
 
     Raises BlockingIOError if the socket is full, or another OSError; then nothing was sent.
     """
-    data = json.dumps(record, separators=(",", ":")).encode("ascii")
+    data = _encode(record).encode("ascii")
     if len(data) <= _INLINE:
         socket.send_fds(sock, [data], list(fds))
         return

@@ -63,6 +63,8 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 Fields = dict[str, Any]
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class LaterFormat(Error):
     """The store was written by a later papad, in a format that this one does not know."""
@@ -163,7 +165,7 @@ class Store:
         """
         if key not in self.entries:
             return
-        self._append(json.dumps({"key": key, "gone": True}, separators=(",", ":")).encode() + b"\n")
+        self._append(_encode({"key": key, "gone": True}).encode("ascii") + b"\n")
         del self.entries[key]
         self._live -= self._sizes.pop(key)
         self._compact_if_worth_it()
@@ -336,7 +338,7 @@ def rebuilt(kind: type[T], recorded: Mapping[str, Any]) -> T:
 
 
 def _line(key: str, values: Mapping[str, Any]) -> bytes:
-    return json.dumps({"key": key, "set": values}, separators=(",", ":")).encode("ascii") + b"\n"
+    return _encode({"key": key, "set": values}).encode("ascii") + b"\n"
 
 
 def _understood(record: Any) -> bool:

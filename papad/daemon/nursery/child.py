@@ -9,9 +9,11 @@ import os
 import resource
 import select
 import signal
-import socket
 import stat
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False  # as in typing, which is large
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _DEFAULT_PATH = os.defpath
 _KEYCTL = {
@@ -25,27 +27,34 @@ _KEYCTL = {
 _KEYCTL |= {"i686": 288, "armv7l": 311, "armv6l": 311}
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 
-_libc = ctypes.CDLL(None)
+_syscall = ctypes.CDLL(None).syscall
 
 
-def become(spawn: dict[str, Any], fds: list[int], nursery: socket.socket) -> NoReturn:
-    """In the child: wait to be released, set up everything, exec; report errors to `nursery`."""
+def ignored() -> list[int]:
+    """Return the signals that are ignored, which exec would not change. To look takes too long for each child."""
+    return [int(number) for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
+
+
+def become(spawn: dict[str, Any], fds: list[int], nursery: int, ignored: list[int]) -> NoReturn:
+    """In the child: wait to be released, set up everything, exec; report errors to the socket `nursery`.
+
+    What `ignored` has returned is reset.
+    """
     step = "Bad command"
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-        _close_all_but([0, 1, 2, nursery.fileno(), *fds])
-        if not nursery.recv(1):
+        _close_all_but([0, 1, 2, nursery, *fds])
+        if not os.read(nursery, 1):
             os._exit(127)  # the nursery was killed, and nobody else has the gate
         with contextlib.suppress(OSError):  # then the nursery was killed
-            nursery.send(b"!")
+            os.write(nursery, b"!")
         os.setsid()
         _join_session_keyring()
         nursery = _arrange(spawn["targets"], fds, nursery)
-        for number in signal.valid_signals():
-            if signal.getsignal(number) is not signal.SIG_DFL and number not in (signal.SIGKILL, signal.SIGSTOP):
-                signal.signal(number, signal.SIG_DFL)
+        for number in ignored:
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         umask = spawn.get("umask")
         os.umask(0o022 if umask is None else umask)
@@ -67,7 +76,7 @@ def become(spawn: dict[str, Any], fds: list[int], nursery: socket.socket) -> NoR
         _exec(spawn["args"], spawn["env"] | _listen_variables(spawn.get("listen")))
     except BaseException as error:
         with contextlib.suppress(OSError):
-            nursery.send(f"{step} - {error}".encode(errors="replace"))
+            os.write(nursery, f"{step} - {error}".encode(errors="replace"))
     finally:
         os._exit(127)
 
@@ -81,14 +90,14 @@ def _close_all_but(kept: list[int]) -> None:
         at = fd + 1
 
 
-def _arrange(targets: list[int], fds: list[int], nursery: socket.socket) -> socket.socket:
+def _arrange(targets: list[int], fds: list[int], nursery: int) -> int:
     """Duplicate each of `fds` to the number in `targets`; exec closes everything else.
 
     A descriptor may go to several numbers. Returns `nursery`, moved out of the way of `targets`.
     """
     base = 1 + max(targets)
     moved = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, base) for fd in set(fds)}
-    nursery = socket.socket(fileno=fcntl.fcntl(nursery, fcntl.F_DUPFD_CLOEXEC, base))
+    nursery = fcntl.fcntl(nursery, fcntl.F_DUPFD_CLOEXEC, base)
     for fd, target in zip(fds, targets, strict=True):
         os.dup2(moved[fd], target)
     return nursery
@@ -132,15 +141,16 @@ def _join_session_keyring() -> None:
     """Get a session keyring of its own (keyctl(2)): papad's may hold keys of whoever started it."""
     if number := _KEYCTL.get(os.uname().machine):
         # Without permission (a container), or room for another key, it is not to be had.
-        _libc.syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
+        _syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
 def _reset_oom_score() -> None:
     """Drop the protection from the OOM killer that papad has."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
-        if int(file.read()) < 0:
-            file.seek(0)
-            file.write("0")
+    with contextlib.suppress(OSError):
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        if os.read(fd, 16).startswith(b"-"):
+            os.write(fd, b"0")
+        os.close(fd)
 
 
 def _exec(args: list[str], env: dict[str, str]) -> NoReturn:

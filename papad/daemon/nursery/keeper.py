@@ -11,9 +11,12 @@ import os
 import signal
 import sys
 import time
-from typing import Any
 
 from papad.version import FOLDER
+
+TYPE_CHECKING = False  # as in typing, which is large
+if TYPE_CHECKING:
+    from typing import Any
 
 KEEPER = "PAPAD_NURSERY"
 """The variable that tells the daemon the abstract address of the nursery that keeps it (unix(7)),

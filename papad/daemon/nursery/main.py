@@ -3,7 +3,8 @@
 A separate program: `python -m papad.daemon.nursery.main LISTENER`. It forks, execs, reaps and
 holds, and does nothing else. The daemon finds it by the address of LISTENER, a SOCK_SEQPACKET
 socket, so it needs nothing from the FD store for that. The newest daemon to connect wins. It
-imports everything at its start, because an upgrade may replace the files.
+imports everything at its start, because an upgrade may replace the files, and no more than it
+needs, because each fork copies the tables of its memory (fork(2)).
 
 It keeps each report (a process was forked, has started, has failed to start, has exited) until the
 daemon acknowledges it, and holds descriptors by name: those of the pipes of its processes, and
@@ -41,13 +42,15 @@ import struct
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
 
 from papad.daemon.durable import parcel
 from papad.daemon.nursery import renewal
-from papad.daemon.nursery.child import become, become_drainer, is_read_end
+from papad.daemon.nursery.child import become, become_drainer, ignored, is_read_end
 from papad.daemon.nursery.keeper import Keeper
+
+TYPE_CHECKING = False  # as in typing, which is large
+if TYPE_CHECKING:
+    from typing import Any
 
 PROTOCOL = 2
 """The version of the messages above."""
@@ -58,18 +61,18 @@ _LINGER = 10.0  # seconds after SIGTERM for the daemon to take the last exits
 _LINGER_ALONE = 1.0  # the same if there is none; systemd starts none as long as it is stopping us
 
 
-@dataclass
 class Child:
     """A process of ours, from its fork until it is reaped."""
 
-    id: int
-    fd: int
-    """Our end of a socketpair: a byte releases the child, which says so with one of its own, and
-    then what failed, until its exec closes the other end. -1 once that was reported."""
-    told: bytes = b""
-    """What it has told so far."""
-    cancelled: bool = False
-    """Whether it was killed before its exec, as the daemon wanted."""
+    def __init__(self, id: int, fd: int, told: bytes = b"", *, cancelled: bool = False) -> None:
+        self.id = id
+        self.fd = fd
+        """Our end of a socketpair: a byte releases the child, which says so with one of its own, and
+        then what failed, until its exec closes the other end. -1 once that was reported."""
+        self.told = told
+        """What it has told so far."""
+        self.cancelled = cancelled
+        """Whether it was killed before its exec, as the daemon wanted."""
 
     @property
     def error(self) -> str:
@@ -141,6 +144,7 @@ class Nursery:
         for number in (signal.SIGINT, signal.SIGHUP):
             kept = self._keeper is not None and signal.getsignal(number) is not signal.SIG_IGN
             signal.signal(number, self._terminate if kept else signal.SIG_IGN)
+        self._ignored = ignored()
         renewal.settled()
         self._reap()
         first = True
@@ -372,7 +376,7 @@ class Nursery:
         if state["channel"] >= 0:
             nursery._channel = socket.socket(fileno=state["channel"])
         for pid, id, fd, told, cancelled in state["children"]:
-            child = nursery._children[pid] = Child(id, fd, told.encode("latin-1"), cancelled)
+            child = nursery._children[pid] = Child(id, fd, told.encode("latin-1"), cancelled=cancelled)
             if id in state["waiting"]:
                 nursery._waiting[id] = child
             elif fd >= 0:
@@ -465,7 +469,7 @@ class Nursery:
                     try:
                         pid = os.fork()
                         if pid == 0:
-                            become(spawn, given, theirs)
+                            become(spawn, given, theirs.fileno(), self._ignored)
                     finally:
                         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             except OSError as reason:

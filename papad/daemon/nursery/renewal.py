@@ -7,16 +7,18 @@ process first (`python -m papad.daemon.nursery.main --self-test`), and then tell
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import Any
+import zlib
 
 from papad.daemon.durable import parcel
 from papad.daemon.nursery.keeper import NURSERY, python
+
+TYPE_CHECKING = False  # as in typing, which is large
+if TYPE_CHECKING:
+    from typing import Any
 
 STATE = 1
 """The version of what travels in the memfd."""
@@ -27,10 +29,11 @@ _FILES = ("main.py", "child.py", "keeper.py", "renewal.py", "../durable/parcel.p
 
 def program() -> str:
     """Return what identifies the nursery's program as it is installed now, and its interpreter."""
-    found = hashlib.sha256(sys.version.encode())
+    found = zlib.crc32(sys.version.encode())
     for name in _FILES:
-        found.update(Path(__file__).parent.joinpath(name).read_bytes())
-    return found.hexdigest()[:16]
+        with open(os.path.join(os.path.dirname(__file__), name), "rb") as file:
+            found = zlib.crc32(file.read(), found)
+    return f"{found:08x}"
 
 
 def execute(executable: str, folder: str, state: dict[str, Any], fds: list[int]) -> None:

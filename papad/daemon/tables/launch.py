@@ -269,11 +269,8 @@ async def looked_up(spec: Spec) -> LookedUp:
 
 def request(spec: Spec, args: list[str], found: LookedUp) -> dict[str, Any]:
     """Return the part of a spawn request that follows from the spec and what was looked up."""
-    wanted = {
-        key: value
-        for key, value in asdict(spec).items()
-        if key in ("rlimits", "working_dir", "uid", "gid", "listen", "umask", "nice", "stdin")
-    }
+    names = ("rlimits", "working_dir", "uid", "gid", "listen", "umask", "nice", "stdin")
+    wanted = {name: getattr(spec, name) for name in names}
     command = ["/bin/sh", "-c", *args] if spec.shell else args
     return wanted | {"args": command, "env": found.env | spec.env, "groups": found.groups}
 

@@ -191,5 +191,5 @@ def test_a_nursery_that_would_not_start_is_not_taken(upgraded: tuple[Daemon, Pat
 def test_the_program_is_told_by_its_files_and_its_interpreter(folder: Path) -> None:
     command = [sys.executable, "-c", "from papad.daemon.nursery.renewal import program; print(program())"]
     other = subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(folder)}, capture_output=True, text=True).stdout
-    assert len(other.strip()) == len(renewal.program()) == 16
+    assert len(other.strip()) == len(renewal.program()) == 8
     assert other.strip() != renewal.program()
