@@ -56,6 +56,7 @@ PROTOCOL = 2
 """The version of the messages above."""
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2), Linux 3.4
+_AT_ONCE = 64  # messages of the daemon
 _FIRST = 60  # seconds in which the first daemon must come
 _LINGER = 10.0  # seconds after SIGTERM for the daemon to take the last exits
 _LINGER_ALONE = 1.0  # the same if there is none; systemd starts none as long as it is stopping us
@@ -157,7 +158,7 @@ class Nursery:
             if self._channel is not None:
                 poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._unsent else 0))
             for fd in self._starting:
-                poll.register(fd, select.POLLIN)
+                poll.register(fd, 0)  # its end is enough (POLLHUP, POLLERR): what the child tells is read then
             for fd, _ in poll.poll(self._timeout(first=first)):
                 if fd == wakeup:
                     os.read(wakeup, 4096)
@@ -167,7 +168,7 @@ class Nursery:
                 elif fd in self._starting:
                     self._started(self._starting[fd])
                 else:
-                    self._listen()
+                    self._hear()
             self._flush()
             if self._renew is not None and not self._unsent:
                 self._become_new(*self._renew)
@@ -255,6 +256,12 @@ class Nursery:
         self._unsent.clear()
         parcel.close_all(self._extra)
         self._extra = []
+
+    def _hear(self) -> None:
+        """Do what the daemon has said, but not all at once: others want a turn, too."""
+        for _ in range(_AT_ONCE):
+            if not self._listen():
+                return
 
     def _listen(self) -> bool:
         """Do what the daemon says next; return whether there was anything."""

@@ -209,7 +209,7 @@ def test_sigint_and_sighup_of_a_terminal_do_not_end_it(nursery: Nursery) -> None
 def test_it_leaks_no_descriptor_and_no_zombie(nursery: Nursery) -> None:
     assert nursery.code(nursery.spawn("/bin/true")) == 0
     assert nursery.hello() == ({}, [])
-    before = sorted(open_fds(nursery.popen.pid))
+    before = len(open_fds(nursery.popen.pid))
     fd = os.memfd_create("test")
     for number in range(20):
         ids = {nursery.spawn("/bin/true", targets={64: fd}, hold={f"{each}": fd, "a": fd}) for each in range(50)}
@@ -233,7 +233,7 @@ def test_it_leaks_no_descriptor_and_no_zombie(nursery: Nursery) -> None:
         nursery.close_pidfds()
     wait_until(lambda: nursery_forgot(nursery), "the last failure is acknowledged")
     wait_until(lambda: children(nursery) == [], "no zombie is left")
-    assert sorted(open_fds(nursery.popen.pid)) == before
+    assert len(open_fds(nursery.popen.pid)) == before
     os.close(fd)
 
 
