@@ -1,6 +1,7 @@
 """How long does papactl take, beside a Python that does nothing?
 
-Both are run by the system's Python, as the packages do: that of .venv has a finder of modules in a checkout to import.
+Both are run by the system's Python, as the packages do: that of .venv has a finder of modules in a checkout to import. And
+with bytecode at hand, as the packages have it: without, most of the time would be that of the compiler.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def turn(measure: str, *command: str, env: dict[str, str]) -> Callable[[], Sampl
 def main() -> None:
     with folder() as place, fresh(PAPAD, place / "papad") as server:
         env = dict(os.environ) | {"PAPAD_SOCKET": unix_path(server), "PYTHONPATH": str(REPOSITORY)}
+        env |= {"PYTHONPYCACHEPREFIX": str(place / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
         for word in ("--help", "status"):
             measure = f"papactl {word}"
             turns = {

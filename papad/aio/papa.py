@@ -16,7 +16,7 @@ from papad.client import connection as blocking_connection
 from papad.client import papa as blocking
 from papad.client.connection import RETRY_DELAY
 from papad.errors import ConnectionLost, TimedOut
-from papad.protocol import requests
+from papad.protocol import methods, requests
 from papad.protocol.reading import Reading, Selection
 from papad.protocol.requests import Request, Text
 from papad.protocol.responses import Frame
@@ -33,7 +33,7 @@ def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concat
     async def method(self: Papa, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._do(request(*args, **kwargs))
 
-    return requests.as_method(method, request, name)
+    return methods.as_method(method, request, name)
 
 
 class Papa:
@@ -82,7 +82,7 @@ class Papa:
     get = _method(requests.get_value, "get")
     remove_values = _method(requests.remove_values)
     list_processes = _method(requests.list_processes)
-    make_process: requests.MakeProcess[_Later[dict[str, Any]], _Later[Watcher]] = cast(Any, _method)(
+    make_process: methods.MakeProcess[_Later[dict[str, Any]], _Later[Watcher]] = cast(Any, _method)(
         requests.make_process
     )
     remove_processes = _method(requests.remove_processes)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable
-from pathlib import PurePath
+from collections.abc import Callable, Iterator
 
 from papad.client import trust
 from papad.errors import ConnectionLost, Error, Refused, Unreachable
@@ -94,8 +93,15 @@ def _no_permission(address: str | int) -> Refused:
     message = f"no permission to talk to papad at {for_people(address)}"
     if address == SYSTEM:
         return Refused(f"{message}; members of the group papad have it", membership=True)
-    path = PurePath(str(address))
-    for place in (path, *path.parents) if isinstance(address, str) else ():
+    for place in _and_above(address) if isinstance(address, str) else ():
         with contextlib.suppress(OSError):  # in a directory that this user may not search
             return Refused(f"{message}: {place} belongs to {trust.name_of(os.stat(place).st_uid)}")
     return Refused(message)
+
+
+def _and_above(path: str) -> Iterator[str]:
+    """Yield a path, and those of the directories that it is in, from the innermost."""
+    yield path
+    while (above := os.path.dirname(path)) not in (path, ""):
+        yield above
+        path = above

@@ -16,7 +16,7 @@ from papad.client.connection import RETRY_DELAY, Client, Closing, connect, read
 from papad.client.later import LaterWatcher
 from papad.client.watcher import Watcher
 from papad.errors import ConnectionLost, Error, Refused, TimedOut, Unreachable
-from papad.protocol import requests
+from papad.protocol import methods, requests
 from papad.protocol.reading import Reading, Selection
 from papad.protocol.requests import Request, Text
 from papad.protocol.responses import Frame
@@ -33,7 +33,7 @@ def _method(request: Callable[P, Request[T]], name: str = "") -> Callable[Concat
     def method(self: Papa, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._do(request(*args, **kwargs))
 
-    return requests.as_method(method, request, name)
+    return methods.as_method(method, request, name)
 
 
 class Papa(Closing):
@@ -99,7 +99,7 @@ class Papa(Closing):
     get = _method(requests.get_value, "get")
     remove_values = _method(requests.remove_values)
     list_processes = _method(requests.list_processes)
-    make_process: requests.MakeProcess[dict[str, Any], Watcher] = cast(Any, _method)(requests.make_process)
+    make_process: methods.MakeProcess[dict[str, Any], Watcher] = cast(Any, _method)(requests.make_process)
     remove_processes = _method(requests.remove_processes)
     exit_if_idle = _method(requests.exit_if_idle)
     describe = _method(requests.describe)

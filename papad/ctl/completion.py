@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from papad.client.connection import Client
-from papad.ctl.connect import CannotConnect, Session
+from papad.ctl.connect import Session
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Call, Command, Option, Usage, find
+from papad.ctl.run import CannotConnect
 from papad.errors import Error
 
 _BASH = """\

@@ -10,6 +10,7 @@ from papad.client.address import DEFAULT_PORT, find, for_people, is_port, usual_
 from papad.client.connection import Client
 from papad.ctl.parser import Call, Usage
 from papad.ctl.render import leave_with_reader
+from papad.ctl.run import CannotConnect
 from papad.errors import ConnectionLost, Error, NotPermitted, Refused, TimedOut, Unreachable
 
 ONLY_HOST = "PAPACTL_ONLY_HOST"
@@ -18,14 +19,6 @@ _SSH_WAIT = 300.0  # seconds for ssh to connect, including the time to type a pa
 
 if TYPE_CHECKING:
     from papad.ctl.tunnel import Tunnel
-
-
-class CannotConnect(Exception):
-    """papad cannot be reached. `hint` says what to do; it may have several lines."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class Session:

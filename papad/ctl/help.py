@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from shutil import get_terminal_size
-from textwrap import wrap
 
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Call, Usage, find, help_text, option_lines, summaries
@@ -28,6 +26,8 @@ def run(call: Call, session: object = None) -> int:
     """Run `help`: list the commands, or describe one."""
     text = about(call.words)
     if on_terminal():
+        from shutil import get_terminal_size
+
         text = "".join(line + "\n" for each in text.splitlines() for line in folded(each, get_terminal_size().columns))
     sys.stdout.write(text)
     return 0
@@ -39,6 +39,8 @@ def folded(line: str, width: int) -> list[str]:
     column = len(found[0]) if found else len(line) - len(line.lstrip())
     if column > width * 2 // 3:
         return [line]
+    from textwrap import wrap
+
     return wrap(line, width, subsequent_indent=" " * column, break_long_words=False, break_on_hyphens=False) or [""]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from papad.ctl.render import DIM, PLAIN, RED, safe
-from papad.ctl.times import stamp
+from papad.ctl.stamps import stamp
 from papad.protocol.exits import abnormal, exit_text
 from papad.protocol.responses import Frame
 

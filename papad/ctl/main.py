@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-from papad.ctl.connect import ONLY_HOST, session_of
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import parse
 from papad.ctl.run import FAILED, complain, execute, guarded
@@ -13,7 +12,7 @@ from papad.errors import Error
 
 
 def main() -> None:
-    """Run papactl."""
+    """Run papactl. This ends the process."""
     try:
         status = guarded(lambda: _command_line(sys.argv[1:]))
         if sys.stdout is not None:
@@ -25,7 +24,8 @@ def main() -> None:
     except OSError as error:
         complain(f"cannot write: {error.strerror}")
         os._exit(FAILED)
-    sys.exit(status)
+    # Nothing is left to be done, and the kernel takes all back faster than Python does at its own end.
+    os._exit(status)
 
 
 def _command_line(argv: list[str]) -> int:
@@ -37,6 +37,9 @@ def _command_line(argv: list[str]) -> int:
     call = parse(argv, COMMANDS, COMMON)
     if call.flag("version") or call.command.offline:
         return execute(call, None)
+    # From here on papad is needed; for the rest, the client is not imported, which takes longer than all of it.
+    from papad.ctl.connect import ONLY_HOST, session_of
+
     if len(call.texts("host")) > 1 and not os.environ.get(ONLY_HOST):
         from papad.ctl.remote import on_each
 

@@ -14,11 +14,12 @@ from itertools import chain, islice
 from operator import attrgetter
 from typing import IO
 
-from papad.ctl.connect import ONLY_HOST, CannotConnect, Session
+from papad.ctl.connect import ONLY_HOST, Session
 from papad.ctl.lines import Line, newest_lines, oldest_lines
 from papad.ctl.output import count_of, lines_of, look_of, newest_first, show, style_of
 from papad.ctl.parser import Call, Hosts, Usage
 from papad.ctl.render import safe
+from papad.ctl.run import CannotConnect
 from papad.errors import Error
 from papad.protocol.wire import WELCOME
 

@@ -8,13 +8,20 @@ from importlib import import_module
 from typing import TextIO
 
 from papad.ctl.advice import for_answer
-from papad.ctl.connect import CannotConnect, Session
 from papad.ctl.declared import COMMANDS, COMMON
 from papad.ctl.parser import Call, Usage, parse
 from papad.errors import Error, Unreachable
 from papad.version import __version__
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+
+
+class CannotConnect(Exception):
+    """papad cannot be reached. `hint` says what to do; it may have several lines."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def guarded(run: Callable[[], int]) -> int:
@@ -52,7 +59,7 @@ def standard_input() -> TextIO:
     return sys.stdin
 
 
-def execute(call: Call, session: Session | None) -> int:
+def execute(call: Call, session: object) -> int:
     """Run a parsed command line. Only --version and an offline command need no session."""
     if call.flag("version"):
         print(f"papactl {__version__}")
@@ -61,7 +68,7 @@ def execute(call: Call, session: Session | None) -> int:
     return int(getattr(import_module(f"papad.ctl.{module}"), name)(call, session))
 
 
-def interpret(words: list[str], session: Session) -> int:
+def interpret(words: list[str], session: object) -> int:
     """Run one line of the shell like a command line, in the existing session."""
 
     def run() -> int:

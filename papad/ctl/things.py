@@ -11,7 +11,7 @@ from papad.ctl.connect import Session
 from papad.ctl.parser import Call, Usage, turned_on
 from papad.ctl.render import DIM, GREEN, RED, on_terminal, output_stream, paint, safe_text, size, table
 from papad.ctl.run import FAILED, complain, standard_input
-from papad.ctl.times import span, stamp
+from papad.ctl.stamps import span, stamp
 from papad.errors import AlreadyExists, Error
 from papad.protocol.exits import abnormal, exit_text
 

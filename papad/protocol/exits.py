@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-
 UNKNOWN_CODE = 256
 """Reported when the real exit code is unknown; no process can exit with it."""
 
-_CLEAN = (
-    0,
-    -signal.SIGHUP,
-    -signal.SIGINT,
-    -signal.SIGTERM,
-    -signal.SIGPIPE,
-)  # as SuccessExitStatus= of systemd has it
+_CLEAN = (0, -1, -2, -15, -13)  # and SIGHUP, SIGINT, SIGTERM, SIGPIPE, as SuccessExitStatus= of systemd has it
 
 
 def abnormal(code: int) -> bool:
@@ -27,6 +19,8 @@ def exit_text(code: int) -> str:
         return "ended, exit code unknown"
     if code >= 0:
         return f"ended with exit code {code}"
+    import signal  # late, for what shows no such end
+
     try:
         return f"killed by {signal.Signals(-code).name}"
     except ValueError:

@@ -10,18 +10,11 @@ also needs a place in the client's pattern of a socket's line, because a path ma
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
-TYPES = {
-    "stream": socket.SOCK_STREAM,
-    "dgram": socket.SOCK_DGRAM,
-    "seqpacket": socket.SOCK_SEQPACKET,
-    "raw": socket.SOCK_RAW,
-    "rdm": socket.SOCK_RDM,
-}
+FAMILIES = ("inet", "inet6", "unix")
+TYPES = ("stream", "dgram", "seqpacket", "raw", "rdm")
 _NO_ID = 2**32 - 1  # -1 of chown(2), which no user or group has
 
 
@@ -127,14 +120,14 @@ SOCKET_OPTIONS = (
         one_of(FAMILIES),
         "inet, inet6 or unix (default: unix if there is a path, inet6 if host is an IPv6 address, otherwise inet)",
         "FAMILY",
-        choices=tuple(FAMILIES),
+        choices=FAMILIES,
     ),
     SocketOption(
         "type",
         one_of(TYPES),
         "stream, dgram, seqpacket, raw or rdm (default: stream)",
         "TYPE",
-        choices=tuple(TYPES),
+        choices=TYPES,
     ),
     SocketOption(
         "backlog",

@@ -7,23 +7,17 @@ arrive unchanged.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from types import FunctionType
-from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from papad.errors import BadRequest, Error
 from papad.protocol import wire
 
 T = TypeVar("T")
-Made = TypeVar("Made", covariant=True)
-Watching = TypeVar("Watching", covariant=True)
-F = TypeVar("F", bound=Callable[..., object])
 Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 """What is accepted as a word: text, bytes or a path. Other values are converted by str()."""
 Word = str | tuple[str, str]
@@ -32,23 +26,21 @@ PIPE, STDOUT, DEVNULL = -1, -2, -3
 
 _FAMILIES = {int(family): family.name[3:].lower() for family in socket.AddressFamily if family}
 _TYPES = {int(kind): kind.name[5:].lower() for kind in socket.SocketKind}
-_SOCKET = re.compile(
+# Patterns are compiled when they are first used: papactl needs none of these.
+_SOCKET = (
     r"(?P<name>.*?) family=(?P<family>\w+) type=(?P<type>\w+) backlog=(?P<backlog>\d+)"
     r"(?: path=(?P<path>.*?)(?: umask=(?P<umask>\d+))?(?: mode=(?P<mode>[0-7]+))?(?: owner=(?P<owner>[\d:]+))?|"
     r" host=(?P<host>.*?) port=(?P<port>\d+)(?: interface=(?P<interface>.*?))?(?: reuseport=(?P<reuseport>1))?"
     r"(?P<others>(?: \w+=\S*)*?))"
-    r"(?: fileno=(?P<fileno>\d+))?",
-    re.DOTALL,
+    r"(?: fileno=(?P<fileno>\d+))?"
 )
-_PROCESS = re.compile(
+_PROCESS = (
     r"(?P<name>.*?) pid=(?P<pid>\d+) running=(?P<running>True|False) started=(?P<started>[\d.e+]+)"
-    r"(?: uid=(?P<uid>\S+))?(?: gid=(?P<gid>\S+))?(?: shell=(?P<shell>True))? args=(?P<args>.*)",
-    re.DOTALL,
+    r"(?: uid=(?P<uid>\S+))?(?: gid=(?P<gid>\S+))?(?: shell=(?P<shell>True))? args=(?P<args>.*)"
 )
 
 
-@dataclass(frozen=True)
-class Request(Generic[T]):
+class Request(NamedTuple, Generic[T]):
     """One command: its line, the parser of its answer, and whether it may be sent twice.
 
     If the answer is lost, the client cannot know whether papad executed the command. It then sends
@@ -60,23 +52,6 @@ class Request(Generic[T]):
     repeatable: bool = True
     watched: tuple[object, ...] = ()
     """The patterns to watch, if the command starts a watch."""
-
-
-def as_method(method: F, request: Callable[..., object], name: str = "") -> F:
-    """Give `method` the name, docstring and signature of `request`, for help() and IDEs.
-
-    The parameters of `request` follow `self`.
-    """
-    assert isinstance(method, FunctionType)
-    assert isinstance(request, FunctionType)
-    method.__name__ = name or request.__name__
-    method.__qualname__ = f"Papa.{method.__name__}"
-    method.__doc__ = request.__doc__
-    parameters = inspect.signature(request).parameters.values()
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    returned = str(request.__annotations__["return"]).removeprefix("Request[").removesuffix("]")
-    method.__signature__ = inspect.Signature([own, *parameters], return_annotation=returned)  # type: ignore[attr-defined]
-    return method
 
 
 def text(value: object) -> str:
@@ -236,79 +211,6 @@ def make_process(
     return Request(line(words), lambda answer: _process_of(answer)[1], not others.get("again"), watched)
 
 
-class MakeProcess(Protocol[Made, Watching]):
-    """`make_process` as a method.
-
-    It returns a watcher if `watch_immediately` is set, otherwise the process.
-    """
-
-    @overload
-    def __call__(
-        self,
-        name: Text,
-        executable: Text | None = None,
-        args: object = None,
-        env: Mapping[Any, Any] | None = None,
-        working_dir: Text | None = None,
-        uid: int | Text | None = None,
-        gid: int | Text | None = None,
-        rlimits: Mapping[str, Any] | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
-        bufsize: int | str | None = None,
-        watch_immediately: Literal[False] | None = None,
-        *,
-        shell: bool | None = None,
-        listen: Text | Iterable[Text] | None = None,
-        journal: bool | None = None,
-        **others: object,
-    ) -> Made: ...
-
-    @overload
-    def __call__(
-        self,
-        name: Text,
-        executable: Text | None = None,
-        args: object = None,
-        env: Mapping[Any, Any] | None = None,
-        working_dir: Text | None = None,
-        uid: int | Text | None = None,
-        gid: int | Text | None = None,
-        rlimits: Mapping[str, Any] | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
-        bufsize: int | str | None = None,
-        *,
-        watch_immediately: Literal[True],
-        shell: bool | None = None,
-        listen: Text | Iterable[Text] | None = None,
-        journal: bool | None = None,
-        **others: object,
-    ) -> Watching: ...
-
-    @overload
-    def __call__(
-        self,
-        name: Text,
-        executable: Text | None = None,
-        args: object = None,
-        env: Mapping[Any, Any] | None = None,
-        working_dir: Text | None = None,
-        uid: int | Text | None = None,
-        gid: int | Text | None = None,
-        rlimits: Mapping[str, Any] | None = None,
-        stdout: int | None = None,
-        stderr: int | None = None,
-        bufsize: int | str | None = None,
-        watch_immediately: bool | None = None,
-        *,
-        shell: bool | None = None,
-        listen: Text | Iterable[Text] | None = None,
-        journal: bool | None = None,
-        **others: object,
-    ) -> Made | Watching: ...
-
-
 def remove_processes(*patterns: object) -> Request[bool]:
     """Remove the processes that match; without patterns, all of them.
 
@@ -417,8 +319,8 @@ def _process_of(answer: str) -> tuple[str, dict[str, Any]]:
     return name, fields | ({"shell": True} if "shell" in fields else {})
 
 
-def _fields(pattern: re.Pattern[str], answer: str) -> dict[str, Any]:
-    found = pattern.fullmatch(answer)
+def _fields(pattern: str, answer: str) -> dict[str, Any]:
+    found = re.fullmatch(pattern, answer, re.DOTALL)
     if found is None:
         raise Error(f"papad sent a line that this client cannot parse: {answer!r}")
     return {key: value for key, value in found.groupdict().items() if value is not None}

@@ -7,7 +7,6 @@ This module does no I/O. The blocking and the asyncio client feed what they rece
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 from papad.errors import ConnectionLost, Error
@@ -64,11 +63,10 @@ DONE: Final = Frame("closed", "", 0.0, 0, -1, -1)
 """Returned after the last frame; compare with `is`."""
 
 
-@dataclass
-class Batch:
+class Batch(NamedTuple):
     """One batch of records, as they came. `final` is papad's last line about this watch."""
 
-    records: list[Record] = field(default_factory=list)
+    records: list[Record]
     final: str | None = None
 
 
@@ -80,7 +78,7 @@ class Incoming:
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._batch = Batch()
+        self._records: list[Record] = []  # of a batch that has not ended
 
     def __len__(self) -> int:
         return len(self._data)
@@ -128,7 +126,7 @@ class Incoming:
             item = self._item(kind, end, int(numbers[1]))
             if item is None:
                 return None
-            self._batch.records.append(Record(kind, name, float(numbers[0]), item))  # type: ignore[arg-type]
+            self._records.append(Record(kind, name, float(numbers[0]), item))  # type: ignore[arg-type]
         del self._data[: len(wire.BATCH_END)]
         return self._taken_batch()
 
@@ -180,11 +178,10 @@ class Incoming:
         if len(self._data) < end + 1 + len(wire.PROMPT):
             return None
         del self._data[: end + 1 + len(wire.PROMPT)]
-        self._batch.final = line
-        return self._taken_batch()
+        return self._taken_batch(line)
 
-    def _taken_batch(self) -> Batch:
-        batch, self._batch = self._batch, Batch()
+    def _taken_batch(self, final: str | None = None) -> Batch:
+        batch, self._records = Batch(self._records, final), []
         return batch
 
     def _take_line(self) -> bytes | None:

@@ -28,11 +28,11 @@ _UNSAFE = re.compile(rb"[\x00-\x20%=\x7f]")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _METHOD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ "  # RFC 9110, 5.6.2 and 9.1
-_FOREIGN = re.compile(
+_FOREIGN = (
     rb"\x16\x03|CLIENT |" + _METHOD + rb"[^\n]* HTTP/\d|"
     rb"(?i:host|origin|referer|cookie|user-agent|connection|upgrade|transfer-encoding|(?:accept|content|sec|x)-?[\w-]*):"
 )
-_HTTP_TARGET = re.compile(_METHOD + rb" *(?:/|\*|[A-Za-z]+://)[^\n]* HTTP/\d")
+_HTTP_TARGET = _METHOD + rb" *(?:/|\*|[A-Za-z]+://)[^\n]* HTTP/\d"
 
 
 class LineTooLong(Exception):
@@ -84,7 +84,7 @@ def looks_like_http(line: bytes, *, command: bool = False) -> bool:
     that carries a command, as dict://HOST:PORT/set:a:b. If `command`, its first word is that of a
     command, and only a request line with a path or a URL counts.
     """
-    return (_HTTP_TARGET if command else _FOREIGN).match(line) is not None
+    return re.match(_HTTP_TARGET if command else _FOREIGN, line) is not None  # compiled here: clients need neither
 
 
 def decode(line: bytes) -> str:

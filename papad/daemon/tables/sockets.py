@@ -26,6 +26,9 @@ log = logging.getLogger("papad")
 FIRST_FILENO = 64
 """The lowest fileno; the numbers below are for 0, 1, 2 and LISTEN_FDS."""
 
+FAMILY = {name: socket.AddressFamily[f"AF_{name.upper()}"] for name in FAMILIES}
+TYPE = {name: socket.SocketKind[f"SOCK_{name.upper()}"] for name in TYPES}
+
 _KEY = "socket:"
 
 
@@ -270,7 +273,7 @@ def _ids(owner: str | None) -> Owner:
 
 def _unbound(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
     try:
-        sock = socket.socket(FAMILIES[spec.family], TYPES[spec.type])
+        sock = socket.socket(FAMILY[spec.family], TYPE[spec.type])
     except OSError as error:
         raise Error(f"Cannot make a {spec.family} socket of type {spec.type}: {error.strerror}") from None
     cleanup_on_fail.callback(sock.close)
@@ -358,9 +361,7 @@ def _is_numeric(host: str) -> bool:
 
 def _resolve(spec: Spec) -> Any:
     try:
-        found = socket.getaddrinfo(
-            spec.host, spec.port, FAMILIES[spec.family], TYPES[spec.type], flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(spec.host, spec.port, FAMILY[spec.family], TYPE[spec.type], flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
         raise Error(f"Cannot resolve host {spec.host} as an address of this family") from None
     return found[0][4]

@@ -11,6 +11,7 @@ import pytest
 
 from papad.version import __version__
 from tests.ctl.support import COMMAND, environment, papactl
+from tests.support.papad import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,61 @@ def test_bytes_that_are_not_utf_8_are_printed_as_they_were_typed() -> None:
     assert done.stderr.startswith(b"papactl: cannot connect to papad at /\xff: No such file or directory\n")
 
 
-def test_it_does_not_load_what_takes_long() -> None:
-    loaded = "from papad.ctl.main import _command_line; _command_line(['--version']); import sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", loaded], env=environment(), capture_output=True, text=True, check=True)
-    assert not {"asyncio", "argparse", "subprocess", "difflib", "systemd"} & {*done.stdout.split()}
+SLOW = {
+    *(
+        "argparse",
+        "asyncio",
+        "concurrent",
+        "ctypes",
+        "dataclasses",
+        "datetime",
+        "difflib",
+        "hashlib",
+        "inspect",
+        "logging",
+    ),
+    *(
+        "pathlib",
+        "pyroute2",
+        "shutil",
+        "signal",
+        "subprocess",
+        "systemd",
+        "tempfile",
+        "textwrap",
+        "threading",
+        "urllib",
+    ),
+}
+"""What takes long to import, beside a Python that does nothing."""
+
+
+def loaded(*words: str) -> set[str]:
+    """What a command line has imported at its end, in a Python that has imported nothing else (-S)."""
+    program = (
+        "import sys\nfrom papad.ctl.main import _command_line\nfrom papad.ctl.run import guarded\n"
+        "sys.stdout = open('/dev/null', 'w')\nguarded(lambda: _command_line(sys.argv[1:]))\nprint(*sys.modules, file=sys.stderr)"
+    )
+    env = environment(PAPAD_SOCKET="/nonexistent", PYTHONPATH=str(REPOSITORY))
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program, *words], env=env, capture_output=True, text=True, check=True
+    )
+    return {*done.stderr.splitlines()[-1].split()}
+
+
+@pytest.mark.parametrize(
+    "words", ["--help", "help status", "--version", "status", "list processes", "get x", "make socket x"]
+)
+def test_it_imports_nothing_that_takes_long_and_is_not_needed(words: str) -> None:
+    found = loaded(*words.split())
+    assert "papad.ctl.parser" in found
+    assert not SLOW & found
+
+
+def test_what_needs_no_papad_imports_no_client() -> None:
+    found = loaded("--help")
+    assert not {"socket", "json", "select"} & found
+    assert {name for name in found if name.startswith("papad.")} == {
+        *("papad.errors", "papad.version", "papad.protocol", "papad.protocol.options", "papad.ctl"),
+        *(f"papad.ctl.{name}" for name in ("advice", "declared", "help", "main", "parser", "render", "run")),
+    }

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from papad.ctl.parser import Usage
-from papad.ctl.times import parse, span, stamp
+from papad.ctl.stamps import stamp
+from papad.ctl.times import parse
 
 NOW = 1795460637.25  # 2026-11-23 19:03:57 UTC, a Monday
 
@@ -102,44 +103,10 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     assert "yesterday" in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("style", "utc", "text"),
-    [
-        ("short", False, "Nov 23 20:03:57"),
-        ("short", True, "Nov 23 19:03:57"),
-        ("short-iso", False, "2026-11-23T20:03:57+01:00"),
-        ("short-iso", True, "2026-11-23T19:03:57+00:00"),
-        ("short-precise", True, "Nov 23 19:03:57.250000"),
-        ("short-iso-precise", False, "2026-11-23T20:03:57.250000+01:00"),
-        ("short-full", False, "Mon 2026-11-23 20:03:57 CET"),
-        ("short-full", True, "Mon 2026-11-23 19:03:57 UTC"),
-        ("short-unix", False, "1795460637.250000"),
-    ],
-)
-def test_stamps(style: str, utc: bool, text: str) -> None:
-    assert stamp(NOW, style, utc=utc) == text
-
-
 def test_what_is_shown_is_understood() -> None:
     for style in ("short-iso", "short-full"):
         assert parse(stamp(NOW, style, utc=False)) == parse(stamp(NOW, style, utc=True)) == int(NOW)
     assert parse(stamp(NOW, "short-iso-precise", utc=False)) == parse("@" + stamp(NOW, "short-unix", utc=False)) == NOW
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (59.9, "59 s"),
-        (60, "1 min"),
-        (3661, "1 h 1 min"),
-        (90000, "1 d 1 h"),
-        (86400 * 3 + 5, "3 d"),
-        (-1, "0 s"),
-    ],
-)
-def test_spans(seconds: float, text: str) -> None:
-    assert span(seconds) == text
 
 
 @pytest.mark.parametrize("before", ["2026-07-01 12:00", "2026-12-01 12:00", "2026-10-25 02:30 CEST"])

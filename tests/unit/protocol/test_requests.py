@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, get_overloads
+from typing import Any
 
 import pytest
 
@@ -220,24 +218,3 @@ def test_a_word_is_what_the_system_would_make_of_it(value: object) -> None:
 
 def test_the_constants_are_those_of_subprocess() -> None:
     assert (PIPE, STDOUT, DEVNULL) == (subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL)
-
-
-def test_type_checkers_see_the_parameters_that_there_are() -> None:
-    overloads = get_overloads(SimpleNamespace(__module__=requests.__name__, __qualname__="MakeProcess.__call__"))
-    assert len(overloads) == 3
-    wanted = inspect.signature(r.make_process).parameters
-    for overload in overloads:
-        own, *found = inspect.signature(overload).parameters.values()
-        assert own.name == "self"
-        assert [each.name for each in found] == list(wanted)
-        for each in found:
-            if each.name != "watch_immediately":
-                assert each == wanted[each.name]
-
-
-def test_a_method_is_documented_as_its_request() -> None:
-    def method(self: object, *args: object) -> None: ...
-
-    made = r.as_method(method, r.get_value, "get")
-    assert (made.__name__, made.__qualname__, made.__doc__) == ("get", "Papa.get", r.get_value.__doc__)
-    assert str(inspect.signature(made)) == "(self, name: 'Text') -> 'str | None'"

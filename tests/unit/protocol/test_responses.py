@@ -40,7 +40,7 @@ def test_batches(batches: list[list[tuple[str, str, float, bytes | int]]], size:
         data += wire.BATCH_END
     data += wire.reply(wire.NOTHING_LEFT)
     expected = [Batch([Record(*each) for each in batch]) for batch in batches]  # type: ignore[arg-type]
-    assert list(taken(data, size, Incoming.batch)) == [*expected, Batch(final=wire.NOTHING_LEFT)]
+    assert list(taken(data, size, Incoming.batch)) == [*expected, Batch([], wire.NOTHING_LEFT)]
 
 
 @given(st.lists(st.builds(Frame, st.sampled_from(["out", "err"]), names, times, datas, sizes, sizes)), sizes)

@@ -22,7 +22,7 @@ def test_a_batch_is_to_be_acknowledged_and_the_end_is_not() -> None:
     assert watched.unacknowledged
     assert watched.exit_code == {}
     assert watched.take(Batch([Record("closed", *END)])) == ([], [], [END])
-    assert watched.take(Batch(final="Nothing left to watch")) is None
+    assert watched.take(Batch([], "Nothing left to watch")) is None
     assert not watched.unacknowledged
     assert watched.exit_code == {"x": -9}
 

@@ -195,7 +195,7 @@ def test_what_cannot_be_made_is_one_clear_error(home: Home, line: str) -> None:
 @pytest.mark.parametrize("kind", ["stream", "dgram"])
 @pytest.mark.usefixtures("nothing_left")
 def test_a_port_in_use_is_refused(home: Home, kind: str) -> None:
-    with socket.socket(socket.AF_INET, module.TYPES[kind]) as other:
+    with socket.socket(socket.AF_INET, module.TYPE[kind]) as other:
         other.bind(("127.0.0.1", 0))
         if kind == "stream":
             other.listen()
@@ -208,7 +208,7 @@ def test_a_port_in_use_is_refused(home: Home, kind: str) -> None:
 @pytest.mark.usefixtures("nothing_left")
 def test_a_live_socket_at_the_path_is_never_taken_over(home: Home, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "live"
-    with socket.socket(socket.AF_UNIX, module.TYPES[kind]) as other:
+    with socket.socket(socket.AF_UNIX, module.TYPE[kind]) as other:
         other.bind(str(path))
         if kind != "dgram":
             other.listen()
@@ -254,7 +254,7 @@ def test_anything_else_at_the_path_is_left_alone(home: Home, tmp_path: Path, wha
 @pytest.mark.parametrize("kind", ["stream", "dgram", "seqpacket"])
 def test_a_stale_socket_file_is_replaced(home: Home, tmp_path: Path, kind: str) -> None:
     path = str(tmp_path / "stale")
-    with socket.socket(socket.AF_UNIX, module.TYPES[kind]) as other:
+    with socket.socket(socket.AF_UNIX, module.TYPE[kind]) as other:
         other.bind(path)
     home.make(f"x path={path}")
     with socket.socket(socket.AF_UNIX) as client:

@@ -71,7 +71,7 @@ def received(sock: socket.socket) -> list[bytes]:
 def test_a_reserved_port_is_taken_by_nobody_else(home: Home) -> None:
     for kind in ("stream", "dgram"):
         made = home.make(f"{kind} reuseport=1 type={kind}")
-        with socket.socket(socket.AF_INET, module.TYPES[kind]) as other, pytest.raises(OSError, match="in use"):
+        with socket.socket(socket.AF_INET, module.TYPE[kind]) as other, pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", made.spec.port))
 
 
