@@ -8,7 +8,6 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ from papad.daemon.tables.sockets import Socket
 _TCP_INFO_UNACKED = 24  # offset in struct tcp_info; for a listener, the length of its accept queue
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def line(facts: Mapping[str, Any]) -> str:
     """Return the facts as one line of ASCII. Bytes that are not UTF-8 become lone surrogates."""
-    return json.dumps(facts, separators=(",", ":"))
+    return _encoded(facts)
 
 
 def describe_socket(each: Socket) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def describe_process(process: Process, viewer: int | None = None) -> dict[str, A
     While it runs, that includes memory in bytes and processor time in seconds. `viewer` is as for
     Process.hidden_from.
     """
-    spec = asdict(process.spec)
+    spec = dict(vars(process.spec))
     if process.hidden_from(viewer):
         spec |= {"args": [HIDDEN], "env": dict.fromkeys(spec["env"], HIDDEN)}
     spec["stdout"], spec["stderr"] = spec.pop("out"), spec.pop("err")

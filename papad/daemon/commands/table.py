@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,8 @@ from papad.daemon.tables.values import Values
 from papad.errors import Error
 from papad.protocol.options import SOCKET_OPTIONS, flag, number, one_of, whole
 
-_AT_ONCE = 100  # processes that are listed or described in one turn of the event loop
+_AT_ONCE = 100  # processes that are listed or described at once, and of more as many as can be in a turn
+_TURN = 0.002  # seconds; then other connections get a turn
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,11 @@ def _tell(processes: list[Process], line: Callable[[Process], str]) -> str | Cor
 
 async def _tell_many(processes: list[Process], line: Callable[[Process], str]) -> str:
     lines: list[str] = []
-    for at, process in enumerate(processes):
-        if at % _AT_ONCE == 0:
+    end = 0.0
+    for process in processes:
+        if time.monotonic() >= end:
             await asyncio.sleep(0)
+            end = time.monotonic() + _TURN
         lines.append(line(process))
     return _list(lines)
 

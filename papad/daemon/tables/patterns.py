@@ -22,18 +22,19 @@ def select(
     a fileno); that is called only then, so a name costs the same among few and many. Raises Error
     for a name that does not exist if `required`.
     """
-    found: set[str] = set()
+    found: dict[str, None] = {}  # in the order of `names`: what was made in order is sorted in no time
     known: Mapping[int, str] | None = None
     for pattern in patterns or ["*"]:
         if pattern.endswith("*"):
-            found.update(name for name in names if name.startswith(pattern[:-1]) and visible(name))
+            matching = (name for name in names if name.startswith(pattern[:-1])) if pattern != "*" else names
+            found.update(dict.fromkeys(filter(visible, matching)))
             continue
         name = pattern
         if pattern not in names or not visible(pattern):
             known = numbers() if known is None else known
             name = known.get(number(pattern), "")
         if name in names and visible(name):
-            found.add(name)
+            found[name] = None
         elif required:
             raise Error(f"{pattern} not found")
     return sorted(found)

@@ -27,6 +27,7 @@ import enum
 import os
 import select
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from papad.daemon.output.ring import Ring
@@ -59,6 +60,8 @@ TRANSITIONS = {
     State.FORGOTTEN: {State.GONE},
     State.GONE: set(),
 }
+
+_LISTED = (State.RUNNING, State.ENDED, State.CLOSED, State.REMOVED)
 
 
 class IllegalTransition(Exception):
@@ -119,7 +122,7 @@ class Process:
     @property
     def listed(self) -> bool:
         """Whether clients can see it."""
-        return self.state in (State.RUNNING, State.ENDED, State.CLOSED, State.REMOVED)
+        return self.state in _LISTED
 
     @property
     def removed(self) -> bool:
@@ -163,16 +166,21 @@ class Process:
 
         `viewer` is the uid of one that may only look, and sees its own; None is one that may see all.
         """
-        return viewer not in (None, os.geteuid() if self.spec.uid is None else self.spec.uid)
+        return viewer is not None and viewer != (os.geteuid() if self.spec.uid is None else self.spec.uid)
 
     def line(self, viewer: int | None = None) -> str:
         """Return the line that `list` has for it; `viewer` is as for `hidden_from`."""
-        words = [f"{self.name} pid={self.pid} running={self.exit is None} started={self.started}"]
+        args = HIDDEN if self.hidden_from(viewer) else " ".join(self.spec.args)
+        return f"{self.name} pid={self.pid} running={self.exit is None} {self._since} args={args}"
+
+    @cached_property
+    def _since(self) -> str:
+        """The part of its line that stays from its fork on. It is kept, for a float takes long to format."""
+        words = [f"started={self.started}"]
         if self.spec.uid:
             words.append(f"uid={self.spec.uid}")
         if self.spec.gid:
             words.append(f"gid={self.spec.gid}")
         if self.spec.shell:
             words.append("shell=True")
-        words.append("args=" + (HIDDEN if self.hidden_from(viewer) else " ".join(self.spec.args)))
         return " ".join(words)
