@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _run(service: Service, listeners: list[socket.socket], nofile: int) -> bool:
     """Recover, serve, and shut down in order; return whether exit-if-idle ended it."""
+    gc.disable()  # until all is taken back: the more there is, the longer each look at all of it takes, and nothing is found
     stopped = _when_told_to_end()
     service.notify(f"EXTEND_TIMEOUT_USEC={_RECOVERY * 1_000_000}")
     spawner = Spawner(service, nofile)
@@ -129,6 +131,8 @@ async def _run(service: Service, listeners: list[socket.socket], nofile: int) ->
     tables = Tables(sockets, Values(store), processes, lambda: about() | {"connections": len(server.connections)})
     spawner.on_new = homes.furnish
     processes.recover()
+    gc.freeze()
+    gc.enable()
     if homes.settle(store.names):
         await homes.barrier()
     store.sweep()

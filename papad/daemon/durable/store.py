@@ -20,6 +20,7 @@ what is forgotten is punched out of the file, which frees its memory (fallocate(
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -59,6 +60,7 @@ _SIZE = 1 << (62 if sys.maxsize > 1 << 32 else 44)  # the most that ftruncate(2)
 _LOG_ROOM = 1 << 28  # of the file, for one log: more than MAX_LIVE needs between two compactions
 _SLACK = 1 << 20  # so many bytes of dead records are not worth a compaction
 _CHUNK = 1 << 20  # bytes written at a time
+_AT_ONCE = 1000  # records parsed at a time
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 Fields = dict[str, Any]
@@ -254,15 +256,14 @@ class Store:
                 log.error("the store's log is too short: %d of %d bytes", len(data), self._length)
                 break
             data += piece
-        for line in data.splitlines(keepends=True):
-            try:
-                record = json.loads(line)
-                if not _understood(record):
-                    raise ValueError("not understood")
-            except (ValueError, RecursionError) as error:
-                log.error("leaving out a record of the store: %s: %.200r", error, line)
-            else:
-                yield record, len(line)
+        lines = data.splitlines(keepends=True)
+        for at in range(0, len(lines), _AT_ONCE):
+            some = lines[at : at + _AT_ONCE]
+            for line, record in zip(some, _parsed(some), strict=True):
+                if _understood(record):
+                    yield record, len(line)
+                else:
+                    log.error("leaving out a record of the store, which is not understood: %.200r", line)
 
     def _apply(self, record: Fields, size: int) -> None:
         key = record["key"]
@@ -277,11 +278,10 @@ class Store:
         entry = self.entries.setdefault(key, {})
         before = self._sizes.get(key, 0)
         superseded = before if entry.keys() <= values.keys() else 0
-        for name, value in values.items():
-            if value is None:
-                entry.pop(name, None)
-            else:
-                entry[name] = value
+        entry.update(values)
+        if None in values.values():
+            for name in [name for name, value in values.items() if value is None]:
+                del entry[name]
         self._sizes[key] = before - superseded + size
         return size - superseded
 
@@ -334,18 +334,34 @@ def rebuilt(kind: type[T], recorded: Mapping[str, Any]) -> T:
 
     Fields that a later version has added are ignored; the entry keeps them.
     """
-    return kind(**{each.name: recorded[each.name] for each in fields(kind) if each.name in recorded})
+    return kind(**{name: recorded[name] for name in kind.__dataclass_fields__ if name in recorded})
 
 
 def _line(key: str, values: Mapping[str, Any]) -> bytes:
     return _encode({"key": key, "set": values}).encode("ascii") + b"\n"
 
 
+def _parsed(lines: list[bytes]) -> list[Any]:
+    """Return the records in these lines, None for one that is damaged. As one array they take half as long to parse."""
+    with contextlib.suppress(ValueError, RecursionError):
+        records: list[Any] = json.loads(b"[%b]" % b",".join(lines))
+        if len(records) == len(lines):
+            return records
+    return [_parsed_alone(line) for line in lines]
+
+
+def _parsed_alone(line: bytes) -> Any:
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(line)
+
+
 def _understood(record: Any) -> bool:
     if not isinstance(record, dict) or not isinstance(record.get("key"), str):
         return False
+    if record.get("gone") is True:
+        return True
     values = record.get("set")
-    return record.get("gone") is True or (isinstance(values, dict) and _is_names(values.get("fds", [])))
+    return isinstance(values, dict) and ("fds" not in values or _is_names(values["fds"]))
 
 
 def _is_names(value: Any) -> bool:

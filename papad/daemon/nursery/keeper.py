@@ -25,8 +25,8 @@ without its leading NUL."""
 NURSERY = "papad.daemon.nursery.main"
 """The nursery's program."""
 
-_DELAY, _LONGEST_DELAY = 0.02, 2.0  # seconds before a new daemon
-_GROWTH = 1.2  # of the delay, with each that dies at once: after 25 of them it is at its longest
+_DELAY, _LONGEST_DELAY = 0.005, 2.0  # seconds before a new daemon
+_GROWTH = 1.28  # of the delay, with each that dies at once: after 25 of them it is at its longest
 _AT_ONCE = 5.0  # seconds
 
 

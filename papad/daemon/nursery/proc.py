@@ -14,14 +14,12 @@ def start_ticks(pid: int) -> int:
     """
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+        try:
+            return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+        finally:
+            os.close(fd)
     except (OSError, ValueError, IndexError):
         return 0
-    finally:
-        os.close(fd)
 
 
 class Pipes:

@@ -140,6 +140,7 @@ DAMAGED = [
     b'{"key":"value:a","set":{"value":"bad","fds":[["x"]]}}',
     b'{"key":"value:a","set":{"value":"bad","fds":{"x":1}}}',
     b'{"key":"value:a","set":{"va\rlue":"bad"}}',
+    b'{"key":"value:a","set":{"value":"bad"}},{"key":"value:a","set":{"value":"bad"}}',
 ]
 
 
@@ -156,6 +157,13 @@ def test_a_damaged_record_is_left_out_alone(
     found.compact()
     assert Store(found.fd).entries == undamaged.entries | {"value:c": {"value": "c"}}
     assert all(json.loads(line) for line in log_of(found))
+
+
+def test_of_many_records_only_those_that_are_damaged_are_left_out(written: Callable[..., int]) -> None:
+    lines = [b'{"key":"value:%d","set":{"value":"%d"}}' % (number, number) for number in range(3000)]
+    lines[7] = lines[2500] = b"{"
+    found = Store(written(lines)).entries
+    assert found == {f"value:{number}": {"value": str(number)} for number in range(3000) if number not in (7, 2500)}
 
 
 def test_a_log_that_ends_before_its_length_is_read_as_far_as_it_goes(
