@@ -94,10 +94,8 @@ def unpack(data: bytes, fds: list[int]) -> Record:
 
 def write_all(fd: int, data: bytes, offset: int = 0) -> None:
     """Write all of `data` at `offset`. On OSError (ENOSPC, ENOMEM) part of it may be written."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
+    while (written := os.pwrite(fd, data, offset)) < len(data):
+        data, offset = data[written:], offset + written
 
 
 def read_all(fd: int) -> bytes:

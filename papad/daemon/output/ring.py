@@ -1,8 +1,8 @@
 """The ring: a range of the store with the output of one process.
 
 A position counts the bytes that were ever captured. The range holds a header, an index of records,
-and `capacity` bytes of data, in which position P is at P modulo capacity. An index entry holds the
-start of a record, its time and its stream; a record ends where the next one starts.
+and `capacity` bytes of data, in which position P is at P modulo capacity. An index entry (index.py)
+holds the start of a record, its time and its stream; a record ends where the next one starts.
 
 What is overwritten goes line by line, so that nobody reads the end of a line whose beginning is
 gone, or else record by record. Only what is longer than _LINE bytes, or than the ring, is cut.
@@ -23,14 +23,14 @@ from typing import NamedTuple
 
 from papad.daemon.durable import parcel
 from papad.daemon.durable.store import Store
+from papad.daemon.output.index import ENTRY, Index
 
 STREAMS = ("out", "err")
 
 _MAGIC = 0x0164617061706701  # changes with the layout
 _FIXED = struct.Struct("=QQQ")  # magic, capacity, index capacity
-_STATE = struct.Struct("=9Q")
-_STAGED = struct.Struct("=Q")
-_ENTRY = struct.Struct("=QQ")  # position, time in ns * 2 + stream
+_UNSTAGED = struct.Struct("=10Q")  # the current state, and 0
+_STAGED = struct.Struct("=19Q")  # the current state, 1, and the staged state
 _HEADER_SIZE = 4096
 _STATE_OFFSET = 64
 _MAX_RECORDS = 1 << 20
@@ -88,23 +88,21 @@ class Ring:
             raise ValueError("the store is too short for this ring")
         self.capacity: int
         """The size of the data area in bytes."""
-        self._records: int
-        """The size of the index in entries."""
-        magic, self.capacity, self._records = _FIXED.unpack_from(header)
-        if magic != _MAGIC or not self.capacity or not self._records:
+        magic, self.capacity, records = _FIXED.unpack_from(header)
+        if magic != _MAGIC or not self.capacity or not records:
             raise ValueError("there is no ring in the store")
-        self.state = State(*_STATE.unpack_from(header, _STATE_OFFSET))
-        (is_staged,) = _STAGED.unpack_from(header, _STATE_OFFSET + _STATE.size)
-        staged = State(*_STATE.unpack_from(header, _STATE_OFFSET + _STATE.size + _STAGED.size))
-        self.staged = staged if is_staged else None
+        words = _STAGED.unpack_from(header, _STATE_OFFSET)
+        self.state = State(*words[:9])
+        self.staged = State(*words[10:]) if words[9] else None
         """The state that `commit` makes current, between `stage` and `commit`."""
         self.fd = fd
         """The store's file."""
         self.start = start
         """Where its range starts."""
         self._journal = journal
+        self._index = Index(fd, start + _HEADER_SIZE, records)
         # The file offset of the data area.
-        self._data = start + _HEADER_SIZE + self._records * _ENTRY.size
+        self._data = start + _HEADER_SIZE + records * ENTRY.size
 
     @classmethod
     def create(cls, store: Store, capacity: int, *, journal: bool = False) -> Ring:
@@ -113,7 +111,7 @@ class Ring:
         Its range is the caller's, who frees it or records it; see `range`.
         """
         records = max(64, min(_MAX_RECORDS, capacity // 64))
-        start = store.allocate(_HEADER_SIZE + records * _ENTRY.size + capacity)
+        start = store.allocate(_HEADER_SIZE + records * ENTRY.size + capacity)
         parcel.write_all(store.fd, _FIXED.pack(_MAGIC, capacity, records), start)
         return cls(store.fd, start, journal=journal)
 
@@ -125,17 +123,17 @@ class Ring:
     def stage(self, size: int, stream: int, time_ns: int) -> None:
         """Make room for `size` bytes (at most `capacity`) and record where they will end."""
         state = self.state
-        end = state.tail + size
-        state = self._without(state, self._whole(state, end - self.capacity))
-        if state.next - state.first == self._records and not self._joins(state, stream):
-            state = self._without(state, self._entry(state.first + 1)[0])
-        if state.next - state.first < self._records:
-            if state.next - self.state.first == self._records:
+        number, tail = state.next, state.tail
+        if tail + size - state.head > self.capacity:
+            state = self._without(state, self._whole(state, tail + size - self.capacity))
+        if number - state.first == self._index.size and not self._joins(state, stream):
+            state = self._without(state, self._entry(state.first + 1, state)[0])
+        if number - state.first < self._index.size:
+            if number - self.state.first == self._index.size:
                 self._save(state, None)  # the entry replaces that of the oldest record
-            entry = _ENTRY.pack(state.tail, time_ns * 2 + stream)
-            parcel.write_all(self.fd, entry, self._entry_offset(state.next))
-            state = state._replace(next=state.next + 1)
-        self._save(self.state, state._replace(tail=end))
+            self._index.put(number, tail, time_ns * 2 + stream)
+            number += 1
+        self._save(self.state, state._replace(tail=tail + size, next=number))
 
     def commit(self, missing: int = 0) -> None:
         """Make the staged state current: its bytes are in place, but for the last `missing` ones.
@@ -162,7 +160,8 @@ class Ring:
     @property
     def newest(self) -> float:
         """The time of the newest record ever captured, or 0."""
-        return (self._entry(self.state.next - 1)[1] >> 1) / 1e9 if self.state.next else 0.0
+        next = self.state.next
+        return (self._index.read(next - 1, next - 1, next)[1] >> 1) / 1e9 if next else 0.0
 
     def place(self, position: int) -> tuple[int, int]:
         """Return the file offset of a position, and the bytes from there to the end of the data."""
@@ -198,11 +197,10 @@ class Ring:
 
     def _chunks(self, state: State, start: int, limit: int) -> Iterator[Chunk]:
         position = max(start, state.head)
-        number = self._number_at(position, state)
+        number = self._index.at(position, state.first, state.next)
         while position < state.tail and limit > 0:
-            stop = self._entry(number + 1)[0] if number + 1 < state.next else state.tail
-            size = min(stop - position, limit)
-            stamp = self._entry(number)[1]
+            stamp = self._entry(number, state)[1]
+            size = min(self._stop(number, state) - position, limit)
             yield Chunk(position, (stamp >> 1) / 1e9, stamp & 1, self._bytes(position, size))
             position += size
             limit -= size
@@ -210,14 +208,15 @@ class Ring:
 
     def position_at(self, time: float) -> int:
         """Return where the first record from `time` (seconds since 1970) on starts, or the end."""
-        low, high = self.state.first, self.state.next
+        state = self.state
+        low, high = state.first, state.next
         while low < high:
             middle = (low + high) // 2
-            if (self._entry(middle)[1] >> 1) / 1e9 < time:
+            if (self._entry(middle, state)[1] >> 1) / 1e9 < time:
                 low = middle + 1
             else:
                 high = middle
-        return max(self.state.head, self._entry(low)[0]) if low < self.state.next else self.state.tail
+        return max(state.head, self._entry(low, state)[0]) if low < state.next else state.tail
 
     def newest_first(self) -> Iterator[tuple[float, int, int, int]]:
         """Yield time, start, end and stream of the records, newest first, as far as they are not overwritten meanwhile."""
@@ -225,7 +224,7 @@ class Ring:
         for number in range(newest, self.state.first - 1, -1):
             if number < self.state.first:
                 return
-            position, stamp = self._entry(number)
+            position, stamp = self._entry(number, self.state)
             yield (stamp >> 1) / 1e9, max(position, self.state.head), end, stamp & 1
             end = position
 
@@ -244,10 +243,10 @@ class Ring:
         """
         if head <= state.head or head >= state.tail:
             return max(state.head, min(head, state.tail))
-        number = self._number_at(head - 1, state)
+        number = self._index.at(head - 1, state.first, state.next)
         first_stop, at = self._stop(number, state), head - 1
-        stream = self._entry(number)[1] & 1
-        while at < head + _LINE and number < state.next and self._entry(number)[1] & 1 == stream:
+        stream = self._entry(number, state)[1] & 1
+        while at < head + _LINE and number < state.next and self._entry(number, state)[1] & 1 == stream:
             size = min(self._stop(number, state) - at, head + _LINE - at)
             found = self._bytes(at, size).find(b"\n")
             if found >= 0:
@@ -257,11 +256,11 @@ class Ring:
 
     def _stop(self, number: int, state: State) -> int:
         """Return where a record ends."""
-        return self._entry(number + 1)[0] if number + 1 < state.next else state.tail
+        return self._entry(number + 1, state)[0] if number + 1 < state.next else state.tail
 
     def _joins(self, state: State, stream: int) -> bool:
         """Return whether new bytes of `stream` may join the newest record if the index is full."""
-        return state.next > state.first and self._entry(state.next - 1)[1] & 1 == stream
+        return state.next > state.first and self._entry(state.next - 1, state)[1] & 1 == stream
 
     def _without(self, state: State, head: int, *, lose: bool = True) -> State:
         """Return the state without the bytes before `head`, which count as lost if `lose`."""
@@ -270,7 +269,7 @@ class Ring:
         if self._journal:
             state = self._past_journal(state, head)
         lost = state.lost + (head - state.head if lose else 0)
-        first = state.next if head >= state.tail else self._number_at(head, state)
+        first = state.next if head >= state.tail else self._index.at(head, state.first, state.next)
         return state._replace(head=head, lost=lost, first=first)
 
     def _past_journal(self, state: State, head: int) -> State:
@@ -283,28 +282,10 @@ class Ring:
         out, err = (max(position, head) for position in forwarded)
         return state._replace(out_forwarded=out, err_forwarded=err, unforwarded=state.unforwarded + missed)
 
-    def _number_at(self, position: int, state: State) -> int:
-        """Return the number of the record that holds `position`: the last that starts by then."""
-        low, high = state.first, state.next
-        if high - low > 1 and self._entry(high - 1)[0] <= position:
-            return high - 1  # who follows reads the newest
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._entry(middle)[0] <= position:
-                low = middle
-            else:
-                high = middle
-        return low
-
-    def _entry(self, number: int) -> tuple[int, int]:
-        position, stamp = _ENTRY.unpack(os.pread(self.fd, _ENTRY.size, self._entry_offset(number)))
-        return position, stamp
-
-    def _entry_offset(self, number: int) -> int:
-        return self.start + _HEADER_SIZE + number % self._records * _ENTRY.size
+    def _entry(self, number: int, state: State) -> tuple[int, int]:
+        return self._index.read(number, state.first, state.next)
 
     def _save(self, state: State, staged: State | None) -> None:
-        blank = staged or State()
-        header = _STATE.pack(*state) + _STAGED.pack(staged is not None) + _STATE.pack(*blank)
+        header = _STAGED.pack(*state, 1, *staged) if staged else _UNSTAGED.pack(*state, 0)
         parcel.write_all(self.fd, header, self.start + _STATE_OFFSET)
         self.state, self.staged = state, staged

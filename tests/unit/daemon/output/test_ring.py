@@ -384,6 +384,21 @@ def test_the_missing_end_of_what_was_staged_is_lost_and_nothing_else(store: Stor
         assert ring.state.lost == ring.state.head + missing
 
 
+def test_a_capture_into_a_full_ring_of_short_lines_needs_few_reads(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = Ring.create(store, 1 << 16)
+    line = b"x" * 63 + b"\n"
+    for now in range(2000):
+        capture(ring, line, now=now)
+    reads = []
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda *words: reads.append(words) or real(*words))
+    for now in range(2000, 3000):
+        capture(ring, line, now=now)
+    assert len(reads) <= 1100  # one for the bytes that go, to see where a line ends
+
+
 def test_the_newest_time_is_known_when_nothing_is_kept_any_more(ring: Ring) -> None:
     assert ring.newest == 0.0
     capture(ring, b"x", 0, 5_000_000_000)

@@ -1,0 +1,84 @@
+"""The index of a ring: where each record starts, its time and its stream.
+
+Records are numbered from 0. Number N is in slot N modulo the size of the index, 16 bytes each, and
+takes the place of the one that was there.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from bisect import bisect_right
+
+from papad.daemon.durable import parcel
+
+ENTRY = struct.Struct("=QQ")
+"""Position of its first byte; time in ns * 2 + stream."""
+
+_BLOCK = 64  # entries read at once
+
+
+class Index:
+    """The entries of one ring, which are in the store; those read last are in memory, too."""
+
+    # An entry is written before a header counts it, and is never written again under the same
+    # number, unless no header ever counted it. So what was read of a record that counts stays true,
+    # for as long as the record is kept. Whoever reads says which do: from `first` to before `next`.
+
+    def __init__(self, fd: int, start: int, size: int) -> None:
+        """Begin with the `size` slots from `start` on in the store's file `fd`, which stays the store's."""
+        self.size = size
+        """The number of slots."""
+        self._fd = fd
+        self._start = start
+        self._newest = (-1, (0, 0))  # the entry written last, which whoever follows reads next
+        # The block read last: numbers from _low to before _high; what drops the oldest comes here again.
+        self._low = self._high = 0
+        self._block = memoryview(b"").cast("Q")
+
+    def put(self, number: int, position: int, stamp: int) -> None:
+        """Write an entry. Raises OSError if there is no memory; then what the slot held may be gone."""
+        entry = ENTRY.pack(position, stamp)
+        parcel.write_all(self._fd, entry, self._start + number % self.size * ENTRY.size)
+        self._newest = number, (position, stamp)
+
+    def read(self, number: int, first: int, next: int) -> tuple[int, int]:
+        """Return position and stamp of record `number`, which is from `first` to before `next`."""
+        if number == self._newest[0]:
+            return self._newest[1]
+        if not self._low <= number < self._high:
+            self._load(number, first, next)
+        at = 2 * (number - self._low)
+        return self._block[at], self._block[at + 1]
+
+    def at(self, position: int, first: int, next: int) -> int:
+        """Return the number of the last record that starts at `position` or before, or else `first`."""
+        low, high = first, next
+        if high - low > 1 and self.read(high - 1, first, next)[0] <= position:
+            return high - 1
+        guesses = [first, self._high, max(first, self._low)]  # the block read last, the one behind it, the oldest
+        while high - low > 1:
+            number = guesses.pop() if guesses else (low + high) // 2
+            if not low <= number < high:
+                continue
+            if not self._low <= number < self._high:
+                self._load(number, first, next)
+            begin, end = max(low, self._low), min(high, self._high)
+            found = begin - 1 + bisect_right(self._block[2 * (begin - self._low) : 2 * (end - self._low) : 2], position)
+            if found < begin:
+                high = max(begin, low + 1)
+            elif found == end - 1 and end < high:
+                low = found
+            else:
+                return found
+        return low
+
+    def _load(self, number: int, first: int, next: int) -> None:
+        """Read the entries around `number`: those in the same block of slots that count."""
+        slot = number % self.size
+        block = slot - slot % _BLOCK
+        low = max(first, number - (slot - block))
+        high = min(next, number + min(self.size, block + _BLOCK) - slot)
+        offset = self._start + low % self.size * ENTRY.size
+        self._block = memoryview(os.pread(self._fd, (high - low) * ENTRY.size, offset)).cast("Q")
+        self._low, self._high = low, high
