@@ -14,7 +14,7 @@ import select
 import time
 from collections import deque
 
-from papad.daemon.output.journal import Journald
+from papad.daemon.output.journal import Journald, encoded
 
 log = logging.getLogger("papad")
 
@@ -96,7 +96,7 @@ class Handler(logging.Handler):
                 "CODE_FUNC": record.funcName.encode() if record.funcName else b"",
             }
             with contextlib.suppress(OSError):  # there is no journald
-                return self._journald.send(fields)
+                return self._journald.send(encoded(fields))
         return _print(f"papad: {record.levelname}: {text}\n".encode(errors="backslashreplace"))
 
 

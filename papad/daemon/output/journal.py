@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from papad.daemon.output.ring import STREAMS, Ring
@@ -32,6 +31,13 @@ class Source(Protocol):
     pipes: dict[int, int]
 
 
+def encoded(fields: Mapping[str, bytes]) -> bytes:
+    """Return the fields as an entry for journald, or as a part of one."""
+    return b"".join(
+        name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n" for name, value in fields.items()
+    )
+
+
 class Journald:
     """A connection to journald."""
 
@@ -48,14 +54,11 @@ class Journald:
         """Close the socket."""
         self._socket.close()
 
-    def send(self, fields: Mapping[str, bytes]) -> bool:
-        """Send one entry. Return False if journald does not take it now.
+    def send(self, entry: bytes) -> bool:
+        """Send one entry, encoded. Return False if journald does not take it now.
 
         Raises OSError if there is no journald, or if the entry is too long for it.
         """
-        entry = b"".join(
-            name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n" for name, value in fields.items()
-        )
         for last in (False, True):
             try:
                 self._socket.send(entry)
@@ -70,8 +73,7 @@ class Journald:
         return True
 
 
-@dataclass(frozen=True)
-class _Partial:
+class _Partial(NamedTuple):
     """The beginning of a line of a stream, perhaps nothing yet, the rest of which is still to come."""
 
     begin: int
@@ -88,6 +90,8 @@ class Journal:
         self._journald = Journald(path)
         # By ring and stream, so that what is in the ring need not be read again at each write.
         self._partial: WeakKeyDictionary[Ring, dict[int, _Partial]] = WeakKeyDictionary()
+        # By ring, and in it by stream: the fields that are the same in all entries, encoded.
+        self._fixed: WeakKeyDictionary[Ring, list[bytes]] = WeakKeyDictionary()
 
     def fileno(self) -> int:
         """Return the fd that is writable when journald accepts more."""
@@ -111,10 +115,12 @@ class Journal:
         partial = partials.pop(stream, None)
         begin = ring.forwarded(stream)
         pending, end = (partial.data, partial.end) if partial and partial.begin == begin else (b"", begin)
-        while chunk := next(ring.read(end, _PIECE), None):
+        while end < ring.state.tail:
+            chunk = next(ring.read(end, _PIECE, stream), None)
+            if chunk is None:
+                end = ring.state.tail
+                break
             end = chunk.position + len(chunk.data)
-            if chunk.stream != stream:
-                continue
             *lines, rest = (pending + chunk.data).split(b"\n")
             if len(rest) >= _LONGEST:
                 lines.append(rest)
@@ -140,9 +146,21 @@ class Journal:
 
         A line that cannot be sent because there is no journal counts as missed, and returns True.
         """
-        name = process.name.encode("utf-8", "replace")
-        fields = {
-            "MESSAGE": line,
+        assert process.ring is not None
+        fixed = self._fixed.get(process.ring)
+        if fixed is None:
+            fixed = self._fixed[process.ring] = [_fixed_fields(process, each) for each in range(len(STREAMS))]
+        try:
+            return self._journald.send(encoded({"MESSAGE": line}) + fixed[stream])
+        except OSError:
+            process.ring.note_forwarded(stream, process.ring.forwarded(stream), missed=1)
+            return True
+
+
+def _fixed_fields(process: Source, stream: int) -> bytes:
+    name = process.name.encode("utf-8", "replace")
+    return encoded(
+        {
             "PRIORITY": _PRIORITIES[stream],
             "SYSLOG_IDENTIFIER": name,
             "SYSLOG_PID": b"%d" % process.pid,
@@ -150,9 +168,4 @@ class Journal:
             "PAPAD_NAME": name,
             "PAPAD_STREAM": STREAMS[stream].encode(),
         }
-        try:
-            return self._journald.send(fields)
-        except OSError:
-            assert process.ring is not None
-            process.ring.note_forwarded(stream, process.ring.forwarded(stream), missed=1)
-            return True
+    )

@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from papad.daemon.durable import parcel
@@ -51,8 +50,7 @@ class State(NamedTuple):
     unforwarded: int = 0  # lines that never reached the journal
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A record, or the part of it that is still kept."""
 
     position: int
@@ -191,19 +189,24 @@ class Ring:
         field = "err_forwarded" if stream else "out_forwarded"
         self._save(self.state._replace(**{field: position}, unforwarded=self.state.unforwarded + missed), None)
 
-    def read(self, start: int, limit: int) -> Iterator[Chunk]:
-        """Yield the records from `start` on, at most `limit` bytes; the last may be incomplete."""
-        return self._chunks(self.state, start, limit)
+    def read(self, start: int, limit: int, stream: int | None = None) -> Iterator[Chunk]:
+        """Yield the records from `start` on, at most `limit` bytes; the last may be incomplete.
 
-    def _chunks(self, state: State, start: int, limit: int) -> Iterator[Chunk]:
+        With `stream`, only those of that one.
+        """
+        return self._chunks(self.state, start, limit, stream)
+
+    def _chunks(self, state: State, start: int, limit: int, stream: int | None = None) -> Iterator[Chunk]:
         position = max(start, state.head)
         number = self._index.at(position, state.first, state.next)
         while position < state.tail and limit > 0:
             stamp = self._entry(number, state)[1]
-            size = min(self._stop(number, state) - position, limit)
-            yield Chunk(position, (stamp >> 1) / 1e9, stamp & 1, self._bytes(position, size))
-            position += size
-            limit -= size
+            stop = self._stop(number, state)
+            if stream in (None, stamp & 1):
+                stop = min(stop, position + limit)
+                yield Chunk(position, (stamp >> 1) / 1e9, stamp & 1, self._bytes(position, stop - position))
+                limit -= stop - position
+            position = stop
             number += 1
 
     def position_at(self, time: float) -> int:

@@ -214,6 +214,27 @@ def test_every_line_is_forwarded_or_counted(
     store.close()
 
 
+def test_what_waits_of_one_stream_is_read_without_the_other(
+    journal: Journal, journald: Journald, writer: Writer
+) -> None:
+    """Each byte is read once, for its own stream."""
+    assert writer.ring is not None
+    read, original = 0, writer.ring._bytes
+
+    def counting(position: int, size: int) -> bytes:
+        nonlocal read
+        read += size
+        return original(position, size)
+
+    writer.ring._bytes = counting  # type: ignore[method-assign]
+    for number in range(4):
+        writer.write(b"out %d\n" % number)
+        writer.write(b"err %d\n" % number, 1)
+    assert journal.forward(writer)
+    assert journald.messages() == [b"%s %d" % (stream, number) for stream in (b"out", b"err") for number in range(4)]
+    assert read == 8 * len("out 0\n")
+
+
 def test_a_line_that_never_ends_is_read_once(journal: Journal, journald: Journald, writer: Writer) -> None:
     assert writer.ring is not None
     read, original = 0, writer.ring._bytes

@@ -283,6 +283,15 @@ def test_reading_from_the_middle_of_a_record_and_with_a_limit_gives_that_piece(r
     assert kept(ring, 0, 0) == []
 
 
+def test_of_one_stream_its_records_alone_are_read_and_count_to_the_limit(ring: Ring) -> None:
+    for now in range(1, 7):
+        capture(ring, b"%d" % now * 10, now % 2, now)
+    assert [chunk.data for chunk in ring.read(0, 25, 1)] == [b"1" * 10, b"3" * 10, b"5" * 5]
+    assert [chunk.position for chunk in ring.read(5, 100, 0)] == [10, 30, 50]
+    capture(ring, b"x" * 10, 1, 7)
+    assert list(ring.read(60, 100, 0)) == []
+
+
 def test_what_is_overwritten_between_delivery_and_acknowledgement_is_not_lost(ring: Ring) -> None:
     capture(ring, b"a" * 80)
     capture(ring, b"b" * 70)
