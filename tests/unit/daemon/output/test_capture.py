@@ -8,12 +8,14 @@ import fcntl
 import os
 import resource
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from papad.daemon.durable.store import TURN_OFFSET
 from papad.daemon.output import capture as capture_module
 from papad.daemon.output.capture import Capture
 from papad.daemon.output.ring import Ring
@@ -133,6 +135,69 @@ def test_killed_at_any_step_of_a_capture_the_next_papad_has_every_byte_once(capa
     assert killed > 30
 
 
+def test_killed_at_any_step_of_captures_of_one_stream_the_next_papad_has_every_byte_once() -> None:
+    """The turn is written at the first of them only. What waited has the time of the recovery: records are in order."""
+    alive, step = False, 0
+    while not alive:
+        with scene(1 << 16) as made:
+            first = made.start()
+
+            def child(made: Scene = made, first: Capture = first) -> None:
+                for number in range(4):
+                    made.write(12, 1, b"line %d\n" % number)
+                    assert first.pump(made.pipes[12, 1][0], made.rings[12], 12, 1) == 7
+
+            alive = not dies_at(step, CALLS, child)
+            close(first)
+            second = made.start()
+            made.pump_all(second)
+            count = len(made.output(12, 1)) // 7
+            assert made.output(12, 1) == b"".join(b"line %d\n" % number for number in range(count))
+            assert made.rings[12].state.lost == made.rings[11].state.tail == 0
+            times = [chunk.time for chunk in made.rings[12].read(0, 1000)]
+            assert times == sorted(times)
+            assert count == min(4, 1 + max(0, step - 2) // 10), "a line was not written, or not captured"
+            close(second)
+        step += 1
+    assert step == 43, "the turn and 4 captures of 5 calls, with a step before and after each"
+
+
+def test_the_turn_is_written_for_another_stream_or_process_and_after_output_was_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: list[tuple[int, int]] = []
+    real = os.pwrite
+
+    def noting(fd: int, data: bytes, offset: int) -> int:
+        if offset == TURN_OFFSET:
+            turns.append(struct.unpack_from("=QQ", data))
+        return real(fd, data, offset)
+
+    with scene(10_000) as made:
+        capture = made.start()
+        monkeypatch.setattr(os, "pwrite", noting)
+
+        def take(id: int, stream: int) -> None:
+            made.write(id, stream, b"a line\n")
+            capture.pump(made.pipes[id, stream][0], made.rings[id], id, stream)
+
+        for id, stream in ((11, 0), (11, 0), (11, 1), (12, 1), (12, 1), (11, 0)):
+            take(id, stream)
+        assert turns == [(11, 0), (11, 1), (12, 1), (11, 0)]
+
+        def child() -> None:
+            turns.clear()
+            without_memory(made, ENDS["index"][0])
+            take(11, 0)
+            assert turns == [(11, 0), (0, 0)]  # the first one is marked
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            take(11, 0)
+            assert turns[2:] == [(11, 0)]
+
+        assert in_child(child) == 0
+        close(capture)
+
+
 def test_killed_at_any_step_of_the_recovery_too_the_one_after_has_every_byte_once() -> None:
     killed_twice = 0
     for step in range(16):  # one whole capture and the beginning of the next
@@ -210,8 +275,17 @@ def test_killed_at_any_step_with_the_staging_pipe_lost_too_only_what_was_on_its_
     assert seen == {(False, False), (True, False), (True, True), (False, True)}
 
 
-def test_a_busy_pipe_grows_and_arrives_whole() -> None:
+def test_a_busy_pipe_grows_once_and_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = []
+    real = fcntl.fcntl
+
+    def noting(fd: int, command: int, *words: int) -> int:
+        if command == fcntl.F_SETPIPE_SZ:
+            grown.append(fd)
+        return real(fd, command, *words)
+
     with scene(1 << 21) as made:
+        monkeypatch.setattr(capture_module.fcntl, "fcntl", noting)
         capture = made.start()
         reader, writer = made.pipes[11, 0]
         sent = b""
@@ -222,6 +296,7 @@ def test_a_busy_pipe_grows_and_arrives_whole() -> None:
                 capture.pump(reader, made.rings[11], 11, 0)
         made.pump_all(capture)
         assert fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ) == 1 << 20
+        assert grown == [capture._in, reader]
         assert made.output(11, 0) == sent
         close(capture)
 
@@ -297,7 +372,7 @@ ENDS = {"index": (4096 + 16, 0), "data": (6592 + 8, 0), "part of the data": (659
 def without_memory(made: Scene, end: int) -> None:
     """Make writes into a ring fail from there on, as a lack of memory would: no file may be longer."""
     end += made.rings[11].start
-    resource.setrlimit(resource.RLIMIT_FSIZE, (end, end))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (end, resource.RLIM_INFINITY))
 
 
 @pytest.mark.parametrize("end", ENDS)
