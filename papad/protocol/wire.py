@@ -198,7 +198,7 @@ def error(message: str) -> bytes:
 
 def output_record(stream: str, name: str, timestamp: float, data: bytes) -> bytes:
     """Encode a record of output for a watch; `stream` is `out` or `err`."""
-    return f"{stream}:{name}:{timestamp}:{len(data)}\n".encode() + data + b"\n"
+    return b"".join((f"{stream}:{name}:{timestamp}:{len(data)}\n".encode(), data, b"\n"))  # copies the data once
 
 
 def closed_record(name: str, timestamp: float, code: int) -> bytes:

@@ -95,7 +95,7 @@ class Batches:
             channel.enter(Mode.UNACKNOWLEDGED)
             self._unacknowledged.add(self)
             self._cancel_idle()
-            channel.write(b"".join(records) + wire.BATCH_END)
+            channel.write(b"".join((*records, wire.BATCH_END)))
             channel.proceed()
             return
         if channel.mode is Mode.OPENING:

@@ -16,6 +16,7 @@ ENTRY = struct.Struct("=QQ")
 """Position of its first byte; time in ns * 2 + stream."""
 
 _BLOCK = 64  # entries read at once
+_NOTHING = memoryview(b"").cast("Q")
 
 
 class Index:
@@ -24,6 +25,8 @@ class Index:
     # An entry is written before a header counts it, and is never written again under the same
     # number, unless no header ever counted it. So what was read of a record that counts stays true,
     # for as long as the record is kept. Whoever reads says which do: from `first` to before `next`.
+
+    __slots__ = ("_block", "_fd", "_high", "_low", "_newest", "_start", "size")  # there is one for each process
 
     def __init__(self, fd: int, start: int, size: int) -> None:
         """Begin with the `size` slots from `start` on in the store's file `fd`, which stays the store's."""
@@ -34,7 +37,7 @@ class Index:
         self._newest = (-1, (0, 0))  # the entry written last, which whoever follows reads next
         # The block read last: numbers from _low to before _high; what drops the oldest comes here again.
         self._low = self._high = 0
-        self._block = memoryview(b"").cast("Q")
+        self._block = _NOTHING
 
     def put(self, number: int, position: int, stamp: int) -> None:
         """Write an entry. Raises OSError if there is no memory; then what the slot held may be gone."""
