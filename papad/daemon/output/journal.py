@@ -10,7 +10,7 @@ but would block while journald is stuck.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -33,9 +33,11 @@ class Source(Protocol):
 
 def encoded(fields: Mapping[str, bytes]) -> bytes:
     """Return the fields as an entry for journald, or as a part of one."""
-    return b"".join(
-        name.encode() + b"\n" + len(value).to_bytes(8, "little") + value + b"\n" for name, value in fields.items()
-    )
+    return b"".join(_field(name.encode(), value) for name, value in fields.items())
+
+
+def _field(name: bytes, value: bytes) -> bytes:
+    return b"%b\n%b%b\n" % (name, len(value).to_bytes(8, "little"), value)
 
 
 class Journald:
@@ -83,15 +85,35 @@ class _Partial(NamedTuple):
     data: bytes
 
 
+class _Forwarding:
+    """What is known of a process, so that it need not be found out at each write."""
+
+    def __init__(self, process: Source) -> None:
+        name, pid = process.name.encode("utf-8", "replace"), b"%d" % process.pid
+        self.fields = [
+            encoded(
+                {
+                    "PRIORITY": priority,
+                    "SYSLOG_IDENTIFIER": name,
+                    "SYSLOG_PID": pid,
+                    "OBJECT_PID": pid,
+                    "PAPAD_NAME": name,
+                    "PAPAD_STREAM": stream.encode(),
+                }
+            )
+            for stream, priority in zip(STREAMS, _PRIORITIES, strict=True)
+        ]
+        """By stream: what all its entries have in common."""
+        self.partial: dict[int, _Partial] = {}
+        """By stream: what is in the ring and need not be read again."""
+
+
 class Journal:
     """Forwards what processes write."""
 
     def __init__(self, path: str = _SOCKET) -> None:
         self._journald = Journald(path)
-        # By ring and stream, so that what is in the ring need not be read again at each write.
-        self._partial: WeakKeyDictionary[Ring, dict[int, _Partial]] = WeakKeyDictionary()
-        # By ring, and in it by stream: the fields that are the same in all entries, encoded.
-        self._fixed: WeakKeyDictionary[Ring, list[bytes]] = WeakKeyDictionary()
+        self._forwarding: WeakKeyDictionary[Ring, _Forwarding] = WeakKeyDictionary()
 
     def fileno(self) -> int:
         """Return the fd that is writable when journald accepts more."""
@@ -101,18 +123,22 @@ class Journal:
         """Close the connection."""
         self._journald.close()
 
-    def forward(self, process: Source) -> bool:
-        """Forward all complete lines, and the rest of each stream that has ended.
+    def forward(self, process: Source, streams: Iterable[int] = range(len(STREAMS))) -> bool:
+        """Forward all complete lines of `streams`, and the rest of each that has ended.
 
         Return False if journald did not accept everything; then call again when the socket is
         writable.
         """
         ring = process.ring
-        return ring is None or all(self._forward_stream(process, ring, stream) for stream in range(len(STREAMS)))
+        if ring is None:
+            return True
+        known = self._forwarding.get(ring)
+        if known is None:
+            known = self._forwarding[ring] = _Forwarding(process)
+        return all(self._forward_stream(process, ring, known, stream) for stream in streams)
 
-    def _forward_stream(self, process: Source, ring: Ring, stream: int) -> bool:
-        partials = self._partial.setdefault(ring, {})
-        partial = partials.pop(stream, None)
+    def _forward_stream(self, process: Source, ring: Ring, known: _Forwarding, stream: int) -> bool:
+        partial = known.partial.pop(stream, None)
         begin = ring.forwarded(stream)
         pending, end = (partial.data, partial.end) if partial and partial.begin == begin else (b"", begin)
         while end < ring.state.tail:
@@ -127,45 +153,27 @@ class Journal:
                 rest = b""
             left = sum(map(len, lines)) + len(lines) + len(rest)
             for line in lines:
-                if not self._send(process, stream, line):
+                if not self._send(ring, known, stream, line):
                     return False
                 left -= len(line) + 1
                 ring.note_forwarded(stream, end - max(left, 0))
             pending = rest
         if stream in process.pipes and (pending or end - ring.forwarded(stream) < ring.capacity // 4):
             # Where there is no line, the ring is told only now and then, for that takes a write.
-            partials[stream] = _Partial(ring.forwarded(stream), end, pending)
+            known.partial[stream] = _Partial(ring.forwarded(stream), end, pending)
             return True
-        if pending and not self._send(process, stream, pending):
+        if pending and not self._send(ring, known, stream, pending):
             return False
         ring.note_forwarded(stream, ring.state.tail)
         return True
 
-    def _send(self, process: Source, stream: int, line: bytes) -> bool:
+    def _send(self, ring: Ring, known: _Forwarding, stream: int, line: bytes) -> bool:
         """Send one line to the journal. Return False if it must be sent again later.
 
         A line that cannot be sent because there is no journal counts as missed, and returns True.
         """
-        assert process.ring is not None
-        fixed = self._fixed.get(process.ring)
-        if fixed is None:
-            fixed = self._fixed[process.ring] = [_fixed_fields(process, each) for each in range(len(STREAMS))]
         try:
-            return self._journald.send(encoded({"MESSAGE": line}) + fixed[stream])
+            return self._journald.send(_field(b"MESSAGE", line) + known.fields[stream])
         except OSError:
-            process.ring.note_forwarded(stream, process.ring.forwarded(stream), missed=1)
+            ring.note_forwarded(stream, ring.forwarded(stream), missed=1)
             return True
-
-
-def _fixed_fields(process: Source, stream: int) -> bytes:
-    name = process.name.encode("utf-8", "replace")
-    return encoded(
-        {
-            "PRIORITY": _PRIORITIES[stream],
-            "SYSLOG_IDENTIFIER": name,
-            "SYSLOG_PID": b"%d" % process.pid,
-            "OBJECT_PID": b"%d" % process.pid,
-            "PAPAD_NAME": name,
-            "PAPAD_STREAM": STREAMS[stream].encode(),
-        }
-    )

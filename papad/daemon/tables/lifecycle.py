@@ -358,7 +358,7 @@ class Lifecycle:
         elif ring is None:
             self._rest(process, stream)
             return
-        self._forward(process)
+        self._forward(process, stream)
         self._settle(process)
 
     def _rest(self, process: Process, stream: int) -> None:
@@ -374,9 +374,15 @@ class Lifecycle:
 
         loop.call_later(_REST, read_on)
 
-    def _forward(self, process: Process) -> None:
-        """Forward lines to the journal; those that it does not accept now wait until it does."""
-        if not process.spec.journal or process.removed or self._journal.forward(process):
+    def _forward(self, process: Process, stream: int | None = None) -> None:
+        """Forward lines to the journal; those that it does not accept now wait until it does.
+
+        With `stream`, only that one has anything new.
+        """
+        if not process.spec.journal:
+            return
+        streams = range(len(STREAMS)) if stream is None or process.id in self._waiting else (stream,)
+        if process.removed or self._journal.forward(process, streams):
             self._waiting.pop(process.id, None)
             return
         self._waiting[process.id] = process

@@ -19,6 +19,7 @@ from papad.daemon.commands.table import Tables
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.durable import parcel
 from papad.daemon.durable import store as store_module
+from papad.daemon.output.journal import Journal
 from papad.daemon.tables.launch import LookedUp, specify
 from papad.daemon.tables.process import IllegalTransition, State
 from papad.daemon.tables.sockets import specify as specify_socket
@@ -397,6 +398,43 @@ def test_a_forgotten_process_is_recorded_as_that_once(lives: Lives) -> None:
         return found
 
     assert lives.report(act) == ["forgotten", 0]
+
+
+def test_lines_of_both_streams_reach_a_journal_that_was_busy_with_one_of_them(lives: Lives, tmp_path: Path) -> None:
+    """What is captured of the other one meanwhile does not make papad forget the first."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    count = 2000  # more than a socket holds
+
+    async def act(tables: Tables) -> list[int]:
+        lifecycle = tables.processes._lifecycle
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as journald:
+            journald.bind(str(tmp_path / "journal"))
+            lifecycle._journal.close()
+            lifecycle._journal = Journal(str(tmp_path / "journal"))
+            script = f"i=0; while [ $i -lt {count} ]; do echo $i; i=$((i+1)); done; read x <{gate}; echo bad >&2; read x <{gate}"
+            process = await make(tables, "x", script, journal=True)
+            assert process.ring is not None
+            await until(lambda: output(process)["out"].endswith(f"{count - 1}\n"), "all is captured")
+            assert process.id in lifecycle._waiting
+            gate.write_text("go\n")
+            await until(lambda: output(process)["err"], "its error is captured")
+            lines: list[bytes] = []
+
+            def taken() -> int:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        entry = journald.recv(1 << 16)  # it begins with the message, and that with its size
+                        lines.append(entry[16 : 16 + int.from_bytes(entry[8:16], "little")])
+                return len(lines)
+
+            await until(lambda: taken() > count, "the journal has all lines")
+            os.killpg(process.pid, signal.SIGKILL)
+            await until(lambda: process.closed, "it is closed")
+            assert sorted(lines) == sorted([b"bad", *(b"%d" % number for number in range(count))])
+            return [process.ring.state.unforwarded, len(lifecycle._waiting)]
+
+    assert lives.report(act) == [0, 0]
 
 
 def test_whoever_waits_for_a_process_hears_of_a_report_that_its_state_does_not_allow(lives: Lives) -> None:
