@@ -26,7 +26,16 @@ class Index:
     # number, unless no header ever counted it. So what was read of a record that counts stays true,
     # for as long as the record is kept. Whoever reads says which do: from `first` to before `next`.
 
-    __slots__ = ("_block", "_fd", "_high", "_low", "_newest", "_start", "size")  # there is one for each process
+    __slots__ = (
+        "_block",
+        "_fd",
+        "_high",
+        "_low",
+        "_newest",
+        "_start",
+        "_starts",
+        "size",
+    )  # there is one for each process
 
     def __init__(self, fd: int, start: int, size: int) -> None:
         """Begin with the `size` slots from `start` on in the store's file `fd`, which stays the store's."""
@@ -37,7 +46,7 @@ class Index:
         self._newest = (-1, (0, 0))  # the entry written last, which whoever follows reads next
         # The block read last: numbers from _low to before _high; what drops the oldest comes here again.
         self._low = self._high = 0
-        self._block = _NOTHING
+        self._block = self._starts = _NOTHING
 
     def put(self, number: int, position: int, stamp: int) -> None:
         """Write an entry. Raises OSError if there is no memory; then what the slot held may be gone."""
@@ -56,25 +65,26 @@ class Index:
 
     def at(self, position: int, first: int, next: int) -> int:
         """Return the number of the last record that starts at `position` or before, or else `first`."""
-        low, high = first, next
-        if high - low > 1 and self.read(high - 1, first, next)[0] <= position:
-            return high - 1
-        guesses = [first, self._high, max(first, self._low)]  # the block read last, the one behind it, the oldest
-        while high - low > 1:
+        low, high = self._narrowed(position, first, next)  # what is dropped is where something was before
+        if low < high - 1 and high == next and self.read(next - 1, first, next)[0] <= position:
+            return next - 1
+        guesses = [first, self._high]
+        while low < high - 1:
             number = guesses.pop() if guesses else (low + high) // 2
-            if not low <= number < high:
-                continue
-            if not self._low <= number < self._high:
+            if low <= number < high:
                 self._load(number, first, next)
-            begin, end = max(low, self._low), min(high, self._high)
-            found = begin - 1 + bisect_right(self._block[2 * (begin - self._low) : 2 * (end - self._low) : 2], position)
-            if found < begin:
-                high = max(begin, low + 1)
-            elif found == end - 1 and end < high:
-                low = found
-            else:
-                return found
+                low, high = self._narrowed(position, low, high)
         return low
+
+    def _narrowed(self, position: int, low: int, high: int) -> tuple[int, int]:
+        """Narrow the numbers among which the record at `position` is, by the block that was read last."""
+        begin, end = max(low, self._low), min(high, self._high)
+        if begin >= end:
+            return low, high
+        found = self._low - 1 + bisect_right(self._starts, position, begin - self._low, end - self._low)
+        if found < begin:
+            return low, max(begin, low + 1)
+        return found, high if found == end - 1 else found + 1
 
     def _load(self, number: int, first: int, next: int) -> None:
         """Read the entries around `number`: those in the same block of slots that count."""
@@ -84,4 +94,5 @@ class Index:
         high = min(next, number + min(self.size, block + _BLOCK) - slot)
         offset = self._start + low % self.size * ENTRY.size
         self._block = memoryview(os.pread(self._fd, (high - low) * ENTRY.size, offset)).cast("Q")
+        self._starts = self._block[::2]
         self._low, self._high = low, high
