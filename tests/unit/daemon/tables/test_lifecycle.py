@@ -413,7 +413,7 @@ def test_lines_of_both_streams_reach_a_journal_that_was_busy_with_one_of_them(li
             journald.bind(str(tmp_path / "journal"))
             lifecycle._journal.close()
             lifecycle._journal = Journal(str(tmp_path / "journal"))
-            script = f"i=0; while [ $i -lt {count} ]; do echo $i; i=$((i+1)); done; read x <{gate}; echo bad >&2; read x <{gate}"
+            script = f"i=0; while [ $i -lt {count} ]; do echo $i; i=$((i+1)); done; read x <{gate}; echo bad >&2; exec sleep 60"
             process = await make(tables, "x", script, journal=True)
             assert process.ring is not None
             await until(lambda: output(process)["out"].endswith(f"{count - 1}\n"), "all is captured")
