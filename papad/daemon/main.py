@@ -50,6 +50,9 @@ help."""
 _RECOVERY = 300  # seconds that it may take, at most
 _STATUS_DELAY = 0.2  # seconds in which changes are collected into one STATUS=
 _BACKLOG = 128
+# Freed at once, so much, never touched, has malloc serve what is smaller from memory that it keeps (mallopt(3),
+# M_MMAP_THRESHOLD): else Linux would give every batch of output its memory page by page, and take it back.
+_KEPT_MEMORY = 4 << 20
 _SERVER = "server"  # key in the store
 _VIEW_UNIT = "papad-view.socket"
 
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 async def _run(service: Service, listeners: list[socket.socket], nofile: int) -> bool:
     """Recover, serve, and shut down in order; return whether exit-if-idle ended it."""
     gc.disable()  # until all is taken back: the more there is, the longer each look at all of it takes, and nothing is found
+    bytes(_KEPT_MEMORY)
     stopped = _when_told_to_end()
     service.notify(f"EXTEND_TIMEOUT_USEC={_RECOVERY * 1_000_000}")
     spawner = Spawner(service, nofile)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from papad.daemon.main import EXIT_CONFIG
-from tests.support.papad import REPOSITORY, Talk, running_papad
+from tests.support.papad import REPOSITORY, Daemon, Talk, running_papad
 
 
 def papad(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -132,3 +132,16 @@ def test_under_a_service_manager_what_cannot_be_served_is_left_out_and_the_rest_
                 said += more + b"\n"
         assert b"READY=1" in said
         assert b"FDSTOREREMOVE=1\nFDNAME=later-thing" not in said
+
+
+def test_memory_for_batches_is_not_taken_from_linux_and_given_back_each_time(own_papad: Daemon) -> None:
+    def faults() -> int:
+        return int(Path(f"/proc/{own_papad.pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+    with own_papad.connect() as talk:
+        before = faults()
+        own_papad.ask("make process zeros /usr/bin/head -c 300000000 /dev/zero")
+        assert talk.ask_line("watch processes zeros") == "Watching 1"
+        size = sum(len(data) for kind, _, data in talk.watch_to_end() if isinstance(data, bytes) and kind == "out")
+    assert size > 1 << 20
+    assert (faults() - before) / (size / (1 << 20)) < 100  # pages are taken as the heap grows; it was 900
