@@ -131,7 +131,8 @@ class Ring:
                 self._save(state, None)  # the entry replaces that of the oldest record
             self._index.put(number, tail, time_ns * 2 + stream)
             number += 1
-        self._save(self.state, state._replace(tail=tail + size, next=number))
+        staged = State(state.head, tail + size, state.acked, state.lost, state.first, number, *state[6:])
+        self._save(self.state, staged)
 
     def commit(self, missing: int = 0) -> None:
         """Make the staged state current: its bytes are in place, but for the last `missing` ones.
@@ -247,14 +248,16 @@ class Ring:
         if head <= state.head or head >= state.tail:
             return max(state.head, min(head, state.tail))
         number = self._index.at(head - 1, state.first, state.next)
-        first_stop, at = self._stop(number, state), head - 1
-        stream = self._entry(number, state)[1] & 1
-        while at < head + _LINE and number < state.next and self._entry(number, state)[1] & 1 == stream:
-            size = min(self._stop(number, state) - at, head + _LINE - at)
-            found = self._bytes(at, size).find(b"\n")
+        at, stop, end = head - 1, self._stop(number, state), head + _LINE
+        first_stop, stream = stop, self._entry(number, state)[1] & 1
+        while True:
+            found = self._bytes(at, min(stop, end) - at).find(b"\n")
             if found >= 0:
                 return at + found + 1
-            at, number = at + size, number + 1
+            at, number = stop, number + 1
+            if at >= end or number == state.next or self._entry(number, state)[1] & 1 != stream:
+                break
+            stop = self._stop(number, state)
         return first_stop if first_stop - head <= _LINE else head
 
     def _stop(self, number: int, state: State) -> int:

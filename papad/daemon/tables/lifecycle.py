@@ -358,8 +358,12 @@ class Lifecycle:
         elif ring is None:
             self._rest(process, stream)
             return
-        self._forward(process, stream)
-        self._settle(process)
+        if process.spec.journal:
+            self._forward(process, stream)
+        if size:
+            self._wake(process)
+        else:
+            self._settle(process)
 
     def _rest(self, process: Process, stream: int) -> None:
         """Let a pipe whose contents are discarded fill, instead of emptying it at every write."""
@@ -379,10 +383,8 @@ class Lifecycle:
 
         With `stream`, only that one has anything new.
         """
-        if not process.spec.journal:
-            return
         streams = range(len(STREAMS)) if stream is None or process.id in self._waiting else (stream,)
-        if process.removed or self._journal.forward(process, streams):
+        if not process.spec.journal or process.removed or self._journal.forward(process, streams):
             self._waiting.pop(process.id, None)
             return
         self._waiting[process.id] = process
@@ -401,9 +403,12 @@ class Lifecycle:
             process.state is State.FORGOTTEN and not process.pipes
         ):
             self.forget(process)
-        for follower in list(
-            self.followers
-        ):  # before watchers: an acknowledgement already waiting would free what followers need
+        self._wake(process)
+
+    def _wake(self, process: Process) -> None:
+        """Wake those who follow or watch."""
+        # Followers before watchers: an acknowledgement already waiting would free what followers need.
+        for follower in list(self.followers):
             follower.wake(process)
         for observer in list(process.observers):
             observer.wake()

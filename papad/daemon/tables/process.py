@@ -64,6 +64,9 @@ TRANSITIONS = {
 _LISTED = (State.RUNNING, State.ENDED, State.CLOSED, State.REMOVED)
 
 
+_REMOVED = (State.REMOVED, State.FORGOTTEN)
+
+
 class IllegalTransition(Exception):
     """A bug: something happened to a process that its state does not allow."""
 
@@ -127,7 +130,7 @@ class Process:
     @property
     def removed(self) -> bool:
         """Whether its output is discarded."""
-        return self.state in (State.REMOVED, State.FORGOTTEN)
+        return self.state in _REMOVED
 
     @property
     def closed(self) -> bool:
