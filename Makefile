@@ -62,6 +62,13 @@ chaos: setup-dev  ## kill papad at random for SECONDS= (60), with SEED=, on a bo
 fuzz: setup-dev  ## COUNT= (1000000) damaged inputs to each part that takes some, with SEED=
 	PAPAD_FUZZ_COUNT=$(or $(COUNT),1000000) PAPAD_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest -s -q -o faulthandler_timeout=0 tests/fuzz
 
+.PHONY: recount soak
+recount: setup-dev  ## count anew what operations take, for the commit that changes it
+	$(BIN)/python -m tests.guard.record
+
+soak: setup-dev  ## use three papads for MINUTES= (60) or SECONDS=: nothing grows, nothing is lost; see build/soak.svg
+	PAPAD_SOAK_SECONDS=$(or $(SECONDS),$(shell expr $(or $(MINUTES),60) '*' 60)) PAPAD_SOAK_RESULTS=build/soak.jsonl $(BIN)/python -m pytest -s -q -o faulthandler_timeout=0 tests/soak
+
 bench: setup-dev  ## measure papad beside its peers, in ROUNDS= (3) of SECONDS= (0.3) each; ONLY= some questions
 	@ROUNDS='$(ROUNDS)' SECONDS='$(SECONDS)' $(BIN)/python -m benchmarks $(ONLY)
 
