@@ -30,7 +30,11 @@ ALLOCATOR = ("mmap", "munmap", "mremap", "brk", "madvise")
 """What it calls depends on what was allocated before."""
 PAPACTL = (("--help",), ("status",))
 START = "from papad.ctl import main; main()"
-LISTING = "import atexit, sys; atexit.register(lambda: print(chr(10) + ' '.join(sorted(sys.modules)))); "
+# papactl ends by os._exit.
+LISTING = (
+    "import os, sys; leave = os._exit; "
+    "os._exit = lambda status: (print(chr(10) + ' '.join(sorted(sys.modules)), flush=True), leave(status)); "
+)
 RESUMED = re.compile(r"(?:<\.\.\. )?(\w+)(?:\(| resumed>)")
 
 
