@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import inspect
 import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from papad.daemon.commands.roles import Role
@@ -79,8 +78,6 @@ class Connection:
         self._sock = sock
         self.peer = peer
         self._viewer = peer.uid if role is Role.VIEW else None
-        # Bytes sent so far, to tell whether the peer has read all of them; the server has sent these.
-        self._sent = len(wire.WELCOME)
         self._reader = wire.LineReader()
         self._lines: deque[bytes | wire.LineTooLong] = deque()  # received, not yet taken
         self._first = True  # no command has come yet; a browser may be at the other end
@@ -92,6 +89,8 @@ class Connection:
         self._delivery: Delivery | None = None  # from OPENING or READING on, until COMMANDS again
         self._ending: asyncio.TimerHandle | None = None  # while draining: closes a quiet connection
         self._stream = Stream(sock, self)
+        self.write = self._stream.write
+        """Send bytes to the client."""
 
     def enter(self, mode: Mode) -> None:
         """Change to `mode`. Raises IllegalTransition if the table has no such transition."""
@@ -149,11 +148,6 @@ class Connection:
         """Drop the connection at once."""
         self._stream.abort()
 
-    def write(self, data: bytes) -> None:
-        """Send bytes to the client."""
-        self._sent += len(data)
-        self._stream.write(data)
-
     def proceed(self) -> None:
         """Take as many lines as possible now, and read more only when all are done."""
         self._scheduled = False
@@ -178,7 +172,7 @@ class Connection:
                 self._proceed_soon()
         elif self._leaving or (self._ended and self.mode not in _OWES_ANSWER):
             self._stream.close()  # also a watch, which nobody can acknowledge any more
-        elif not self._ended:
+        elif not (self._ended or self._stream.reading):
             self._stream.resume_reading()
 
     def _proceed_soon(self) -> None:
@@ -199,7 +193,7 @@ class Connection:
             answer = self._delivery.take(wire.decode(line))
             self._server.changed()
             return answer
-        return self._answer(self._call, line) if line.strip() else wire.PROMPT
+        return self._answer(line) if line.strip() else wire.PROMPT
 
     def _is_http(self, line: bytes) -> bool:
         """Return whether a line is of an HTTP request: never one of a command that follows a command."""
@@ -211,56 +205,48 @@ class Connection:
         self._first = self._first and not known
         return wire.looks_like_http(line, command=known)
 
-    def _call(self, line: bytes) -> Any:
-        command, given = GRAMMAR.parse(line, self._viewer)
-        result = command.handler(self._server.tables, given)
-        if command.role is not _LOOKS:
-            self._server.changed()
-        return result
-
-    def _answer(self, function: Callable[..., Any], *args: Any) -> bytes:
-        """Return the reply for what `function` returns or raises."""
+    def _answer(self, line: bytes) -> bytes:
+        """Carry out a command, and return the reply."""
         try:
-            result = function(*args)
+            command, given = GRAMMAR.parse(line, self._viewer)
+            result = command.handler(self._server.tables, given)
+            if command.role is not _LOOKS:
+                self._server.changed()
             if isinstance(result, str):
                 return wire.reply(result)
             if inspect.iscoroutine(result):
                 self.enter(Mode.AT_WORK)
                 self._server.run(self._wait_for(result))
                 return b""
-            if isinstance(result, Watching):
-                return self._begin(Batches(result.line, result.watch, self))
-            if isinstance(result, Leave):
-                return self._leave(result)
-            assert isinstance(result, Output), result
-            return self._begin(Frames(result.reading, self))
-        except Error as error:
-            return wire.error(str(error))
-        except OSError as error:
-            if error.errno in _RESOURCES:
-                log.error("a command failed for lack of resources: %s", error)
-                return wire.error(f"papad lacks a resource: {error.strerror}; nothing was changed")
-            log.exception("internal error; please report this")
-        except Exception:
-            log.exception("internal error; please report this")
-        return wire.error("internal error")
+            return self._reply(result)
+        except Exception as error:
+            return _refusal(error)
 
     async def _wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        outcome: Callable[[], Any]
         try:
-            result = await coroutine
+            try:
+                result = await coroutine
+            finally:
+                self.enter(Mode.COMMANDS)
+            self._server.changed()
+            reply = self._reply(result)
         except Exception as error:
-            outcome = functools.partial(_raise, error)
-        else:
-            outcome = lambda: result  # noqa: E731
-        self.enter(Mode.COMMANDS)
-        self._server.changed()
-        reply = self._answer(outcome)
+            reply = _refusal(error)
         if not self.closing:
             self.write(reply)
             self.proceed()
         else:
             self.end_delivery()
+
+    def _reply(self, result: Any) -> bytes:
+        """Return the reply for what a command has resulted in."""
+        if isinstance(result, Watching):
+            return self._begin(Batches(result.line, result.watch, self))
+        if isinstance(result, Leave):
+            return self._leave(result)
+        if isinstance(result, Output):
+            return self._begin(Frames(result.reading, self))
+        return wire.reply(result)
 
     def _leave(self, leave: Leave) -> bytes:
         self._leaving = True
@@ -298,12 +284,20 @@ class Connection:
 
     def has_read_all(self) -> bool:
         """Return whether the client has read everything that was written."""
-        return self.unread == 0 and self._server.peers.has_read_all(self._sock, self._sent)
+        sent = len(wire.WELCOME) + self._stream.written  # the server has sent the former
+        return self.unread == 0 and self._server.peers.has_read_all(self._sock, sent)
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the background."""
         self._server.run(coroutine)
 
 
-def _raise(error: Exception) -> None:
-    raise error
+def _refusal(error: Exception) -> bytes:
+    """Return the reply for a command that has failed; what is no fault of the client's is logged."""
+    if isinstance(error, Error):
+        return wire.error(str(error))
+    if isinstance(error, OSError) and error.errno in _RESOURCES:
+        log.error("a command failed for lack of resources: %s", error)
+        return wire.error(f"papad lacks a resource: {error.strerror}; nothing was changed")
+    log.error("internal error; please report this", exc_info=error)
+    return wire.error("internal error")

@@ -19,6 +19,8 @@ from typing import Any, TypeVarTuple, Unpack
 
 _READ, _WRITE = select.EPOLLIN, select.EPOLLOUT
 
+_AT_ONCE = 64  # descriptors that are ready
+
 Callback = Callable[[], object]
 Ts = TypeVarTuple("Ts")
 
@@ -83,14 +85,15 @@ class _Selector(selectors.EpollSelector):
         self.anything_else = False
         until = time.monotonic() + timeout if timeout else 0.0
         found = []
+        poll, waiting_for = self._epoll.poll, self._waiting.get
         while True:
-            self._turn += 1
-            for fd, event in self._epoll.poll(timeout):
-                waiting = self._waiting.get(fd)
+            self._turn = turn = self._turn + 1
+            for fd, event in poll(timeout, _AT_ONCE):
+                waiting = waiting_for(fd)
                 if waiting is None:
                     found += self._own(fd, event)
                     continue
-                if waiting.since == self._turn:
+                if waiting.since == turn:
                     continue  # what was ready is closed, by one that was called before, and this is another
                 try:
                     if event != _WRITE and waiting.reader is not None:

@@ -42,10 +42,13 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._unsent = bytearray()
         self._full = False
-        self._reading = False
+        self.reading = False
+        """Whether it reads: from the beginning, but for pauses."""
         self._ended = False  # connection_lost was called, or will be
         self.closing = False
         """Whether nothing can be written any more."""
+        self.written = 0
+        """How many bytes were written so far, sent or not."""
         self.resume_reading()
 
     @property
@@ -55,20 +58,21 @@ class Stream:
 
     def pause_reading(self) -> None:
         """Read no more, until resume_reading."""
-        if self._reading:
-            self._reading = False
+        if self.reading:
+            self.reading = False
             self._loop.remove_reader(self._sock)
 
     def resume_reading(self) -> None:
         """Go on reading. After the end of what the peer sends, that must not be called any more."""
-        if not (self._reading or self.closing):
-            self._reading = True
+        if not (self.reading or self.closing):
+            self.reading = True
             self._loop.add_reader(self._sock, self._readable)
 
     def write(self, data: bytes) -> None:
         """Send bytes, now as far as they are taken."""
         if self.closing or not data:
             return
+        self.written += len(data)
         if not self._unsent:
             try:
                 sent = self._sock.send(data)

@@ -53,9 +53,10 @@ class LineReader:
 
         A line over the limit is replaced by a LineTooLong.
         """
-        if data[-1:] == b"\n" and not self._parts and not self._skipping and len(data) <= self.limit:
-            return data[:-1].split(b"\n")  # nothing but whole lines
-        *ends, rest = data.split(b"\n")
+        ends = data.split(b"\n")
+        rest = ends.pop()
+        if not (rest or self._size or self._skipping) and len(data) <= self.limit:
+            return ends  # nothing but whole lines
         lines: list[bytes | LineTooLong] = []
         for end in ends:
             if self._skipping:
@@ -188,7 +189,7 @@ def join_words(words: Iterable[str]) -> bytes:
 
 def reply(text: str) -> bytes:
     """Encode the answer to a command: its text, a newline if the text lacks one, the prompt."""
-    return (text if text.endswith("\n") else f"{text}\n").encode(errors="surrogateescape") + PROMPT
+    return (f"{text}> " if text.endswith("\n") else f"{text}\n> ").encode(errors="surrogateescape")
 
 
 def error(message: str) -> bytes:

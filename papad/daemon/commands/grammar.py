@@ -133,7 +133,7 @@ class Grammar:
 
     def __init__(self, commands: Iterable[Command]) -> None:
         self.commands = tuple(commands)
-        self._remembered: dict[tuple[bytes, int | None], tuple[Command, Arguments]] = {}
+        self._remembered: dict[bytes, tuple[Command, Arguments]] = {}
         self._tree: dict[str, Command | dict[str, Command]] = {}
         for command in self.commands:
             if len(command.words) == 1:
@@ -152,17 +152,17 @@ class Grammar:
 
         Short lines without options are remembered, because many clients ask the same again and again.
         """
-        if found := self._remembered.get((line, viewer)):
+        if viewer is None and (found := self._remembered.get(line)):
             return found
         words = wire.exact_words(line) if line.startswith(b"%") else wire.split_words(wire.decode(line))
         if not words:
             raise Error("No command")
         command, rest = self.find(words)
         parsed = command, command.arguments(rest, viewer)
-        if len(line) <= _SHORT and not command.options:
+        if viewer is None and len(line) <= _SHORT and not command.options:
             if len(self._remembered) >= _REMEMBERED:
                 self._remembered.clear()
-            self._remembered[line, viewer] = parsed
+            self._remembered[line] = parsed
         return parsed
 
     def find(self, words: list[str]) -> tuple[Command, list[str]]:
