@@ -100,7 +100,7 @@ def test_the_grammar() -> None:
         words = wire.split_words(wire.decode(data))
         with contextlib.suppress(Error):
             command, rest = GRAMMAR.find(words or [""])
-            command._arguments(rest, None)
+            command.arguments(rest)
         with contextlib.suppress(Error):
             GRAMMAR.help(words)
 
