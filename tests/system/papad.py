@@ -150,10 +150,11 @@ class Papad:
         # After papad, which would start a new nursery at once. A lost nursery's children are in a scope of their own.
         self.systemctl("kill", "--signal=KILL", SCOPES, check=False)
         wait_until(lambda: not self.systemctl("list-units", "--quiet", SCOPES), "the scopes have ended")
+        # It has failed, if it was to stop before systemd knew of the SIGKILL; then it cannot be cleaned.
+        self.systemctl("reset-failed", *UNITS, check=False)
         # systemd 254 and later keep the FD store over a stop; earlier ones neither do nor know this command.
         self.systemctl("clean", "--what=fdstore", "papad.service", check=False)
         self.machine.run("rm", "-f", f"{self.runtime}/held")
-        self.systemctl("reset-failed", *UNITS, check=False)
         self.systemctl("start", "papad.socket")
 
 

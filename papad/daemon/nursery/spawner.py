@@ -239,7 +239,11 @@ class Spawner:
         return False
 
     async def _launch(self, prefix: list[str]) -> bool:
-        with nursery_listener(self._address) as listener:
+        # Under systemd it gets its address once it answers. Else, if we leave before that, the next papad would
+        # find it, and wait for its answer, while systemd makes its scope only after that papad has started.
+        address = self._address
+        is_path = address is not None and address[0] == "/"
+        with nursery_listener(f"{address}.new" if is_path else address) as listener:
             # By hand, where the nursery that kept us was killed, nobody starts another daemon.
             how = ["--with-daemon"] if self.keeper else []
             command = [*prefix, *python(NURSERY, str(listener.fileno()), *how)]
@@ -261,6 +265,8 @@ class Spawner:
             channel.connect(listener.getsockname())
         await self._greet(channel)
         if self.pid:
+            if address is not None and is_path:
+                os.rename(f"{address}.new", address)
             self.on_new()
             self._changed()
         return bool(self.pid)
