@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from papad.daemon.durable import parcel
+from papad.daemon.nursery import spawner as module
 from papad.daemon.nursery.spawner import Spawner
 from papad.errors import Error
 from tests.support.lives import until
@@ -436,3 +437,36 @@ def test_the_answer_to_another_papads_hello_is_not_taken_for_ours(house: House) 
 
     with no_new_fds():
         asyncio.run(papad())
+
+
+def test_one_that_does_not_run_yet_is_not_found_by_the_next_papad(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd may let it run only after that papad has started, which would wait for its answer."""
+    monkeypatch.setattr(module, "python", lambda *_: ["/bin/sleep", "1000"])
+    started: list[int] = []
+
+    async def leaves_early(spawner: Spawner) -> None:
+        ensuring = asyncio.ensure_future(spawner.ensure())
+        await until(lambda: spawner._popen is not None and spawner._channel is not None, "it is being started")
+        started.append(spawner._popen.pid)  # type: ignore[union-attr]
+        ensuring.cancel()
+
+    async def finds_none(spawner: Spawner) -> None:
+        assert spawner.pid == 0
+        assert os.listdir(tmp_path) == ["nursery.new"]
+
+    house.run(leaves_early)
+    try:
+        house.run(finds_none)
+    finally:
+        os.kill(started[0], signal.SIGKILL)
+        os.waitpid(started[0], 0)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    async def starts_its_own(spawner: Spawner) -> None:
+        await spawner.ensure()
+        assert os.listdir(tmp_path) == ["nursery"]
+
+    house.run(starts_its_own)
