@@ -19,6 +19,7 @@ import math
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -167,8 +168,14 @@ def systemctl(*args: str) -> None:
 
 
 def kill(pid: int) -> None:
+    """And wait until it is dead: until then it would pass for alive."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        fd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            select.select([fd], [], [], 10)
+        finally:
+            os.close(fd)
 
 
 def stop(*, fd_store: bool) -> None:
