@@ -24,9 +24,9 @@ from pathlib import Path
 
 from benchmarks import capture, latency, memory, round_trip
 from benchmarks.figures import ORIGINAL, PAPAD, SECONDS, Sample, machine, repeated, take_turns
-from benchmarks.kill import answer_within
+from benchmarks.kill import after_kill
 from benchmarks.running import IDLE, hold
-from benchmarks.servers import ask, both, daemon_of, on_one_processor, unix_path, watch, welcomed
+from benchmarks.servers import ask, both, on_one_processor, unix_path, watch, welcomed
 from benchmarks.talkers import ANSWER
 from tests.original.servers import Server
 from tests.support.waiting import wait_until
@@ -145,12 +145,7 @@ def recovering(server: Server, count: int) -> Contender:
     """From SIGKILL of the daemon to the next answer."""
 
     def taken() -> Sample:
-        began = time.perf_counter()
-        os.kill(daemon_of(server), signal.SIGKILL)
-        answer_within(server, 60)
-        seconds = time.perf_counter() - began
-        with welcomed(unix_path(server)) as sock:
-            held = ask(sock, "list processes")
+        seconds, held = after_kill(server)
         assert held.count("\n") == count - 1
         assert held.count("running=True") == count // 2
         return {("from SIGKILL to the first answer", "s"): seconds}

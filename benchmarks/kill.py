@@ -28,20 +28,13 @@ def turn(who: str, count: int) -> Callable[[], Sample]:
     def taken() -> Sample:
         with folder() as place, fresh(who, place / "server") as server, contextlib.ExitStack() as stack:
             hold(server, *range(count))
-            began = time.perf_counter()
-            os.kill(daemon_of(server), signal.SIGKILL)
-            if who == ORIGINAL:
+
+            def start_again() -> None:
                 server.process.wait(10)
-                again = running_original(place / "server", path=server.path)
-                stack.enter_context(again)
-            answer_within(server, 60)
-            seconds = time.perf_counter() - began
-            with welcomed(unix_path(server)) as sock:
-                held = ask(sock, "list processes").count("running=True")
-        return {
-            (f"from SIGKILL to the first answer, {count:,} processes", "s"): seconds,
-            (f"held after it, of {count:,} processes", "processes"): held,
-        }
+                stack.enter_context(running_original(place / "server", path=server.path))
+
+            seconds, held = after_kill(server, start_again if who == ORIGINAL else lambda: None)
+        return sample(f"{count:,} processes", seconds, held.count("running=True"))
 
     return taken
 
@@ -50,18 +43,28 @@ def ended(server: Server, count: int) -> Callable[[], Sample]:
     """The same with processes that have ended: these are made only once."""
 
     def taken() -> Sample:
-        began = time.perf_counter()
-        os.kill(daemon_of(server), signal.SIGKILL)
-        answer_within(server, 60)
-        seconds = time.perf_counter() - began
-        with welcomed(unix_path(server)) as sock:
-            held = ask(sock, "list processes").count("running=False")
-        return {
-            (f"from SIGKILL to the first answer, {count:,} processes that have ended", "s"): seconds,
-            (f"held after it, of {count:,} processes that have ended", "processes"): held,
-        }
+        seconds, held = after_kill(server)
+        return sample(f"{count:,} processes that have ended", seconds, held.count("running=False"))
 
     return taken
+
+
+def after_kill(server: Server, start_again: Callable[[], None] = lambda: None) -> tuple[float, str]:
+    """Kill the daemon; the seconds to the next answer, and what `list processes` says then."""
+    began = time.perf_counter()
+    os.kill(daemon_of(server), signal.SIGKILL)
+    start_again()
+    answer_within(server, 60)
+    seconds = time.perf_counter() - began
+    with welcomed(unix_path(server)) as sock:
+        return seconds, ask(sock, "list processes")
+
+
+def sample(what: str, seconds: float, held: int) -> Sample:
+    return {
+        (f"from SIGKILL to the first answer, {what}", "s"): seconds,
+        (f"held after it, of {what}", "processes"): held,
+    }
 
 
 def without_room(count: int) -> str:

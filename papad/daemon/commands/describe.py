@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import struct
@@ -11,18 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from papad.daemon.durable import parcel
 from papad.daemon.tables.process import HIDDEN, Process
 from papad.daemon.tables.sockets import Socket
 
 _TCP_INFO_UNACKED = 24  # offset in struct tcp_info; for a listener, the length of its accept queue
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-_encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def line(facts: Mapping[str, Any]) -> str:
     """Return the facts as one line of ASCII. Bytes that are not UTF-8 become lone surrogates."""
-    return _encoded(facts)
+    return parcel.encode(facts)
 
 
 def describe_socket(each: Socket) -> dict[str, Any]:

@@ -28,7 +28,8 @@ _ANCILLARY = socket.CMSG_SPACE((MAX_FDS + 1) * array.array("i").itemsize)
 
 Record = dict[str, "Any"]
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+encode = json.JSONEncoder(separators=(",", ":")).encode
+"""Returns JSON without spaces."""
 
 
 class Lost(ValueError):
@@ -44,7 +45,7 @@ def send(sock: socket.socket, record: Mapping[str, Any], fds: Sequence[int] = ()
 
     Raises BlockingIOError if the socket is full, or another OSError; then nothing was sent.
     """
-    data = _encode(record).encode("ascii")
+    data = encode(record).encode("ascii")
     if len(data) <= _INLINE:
         socket.send_fds(sock, [data], list(fds))
         return

@@ -65,8 +65,6 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2  # FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 Fields = dict[str, Any]
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-
 
 class LaterFormat(Error):
     """The store was written by a later papad, in a format that this one does not know."""
@@ -167,7 +165,7 @@ class Store:
         """
         if key not in self.entries:
             return
-        self._append(_encode({"key": key, "gone": True}).encode("ascii") + b"\n")
+        self._append(parcel.encode({"key": key, "gone": True}).encode("ascii") + b"\n")
         del self.entries[key]
         self._live -= self._sizes.pop(key)
         self._compact_if_worth_it()
@@ -338,7 +336,7 @@ def rebuilt(kind: type[T], recorded: Mapping[str, Any]) -> T:
 
 
 def _line(key: str, values: Mapping[str, Any]) -> bytes:
-    return _encode({"key": key, "set": values}).encode("ascii") + b"\n"
+    return parcel.encode({"key": key, "set": values}).encode("ascii") + b"\n"
 
 
 def _parsed(lines: list[bytes]) -> list[Any]:
