@@ -65,15 +65,11 @@ class Command:
         """The command's words in full."""
         return " ".join(self.words)
 
-    def call(self, tables: Any, words: list[str], viewer: int | None = None) -> Any:
-        """Check the role, parse the words after the command, then call its handler. Raises Error.
+    def arguments(self, words: list[str], viewer: int | None = None) -> Arguments:
+        """Check the role and parse the words after the command, for the handler. Raises Error.
 
         `viewer` is the uid of a client with the role view, None for one with the role manage.
         """
-        return self.handler(tables, self.arguments(words, viewer))
-
-    def arguments(self, words: list[str], viewer: int | None = None) -> Arguments:
-        """Check the role and parse the words after the command, as for `call`. Raises Error."""
         if viewer is not None and self.role > Role.VIEW:
             raise Error(f'You may only look; "{self.name}" is for root and members of the group {MANAGERS}')
         name = ""
@@ -148,7 +144,7 @@ class Grammar:
         return bool(word) and _match(word.lower(), self._tree) is not None
 
     def parse(self, line: bytes, viewer: int | None = None) -> tuple[Command, Arguments]:
-        """Return the command of a line and its arguments; `viewer` is as for Command.call. Raises Error.
+        """Return the command of a line and its arguments; `viewer` is as for Command.arguments. Raises Error.
 
         Short lines without options are remembered, because many clients ask the same again and again.
         """

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 def facts_of(home: Home, words: str) -> list[dict[str, Any]]:
     """The objects that a command answers, one a line."""
     command, rest = GRAMMAR.find(words.split())
-    return [json.loads(text) for text in command.call(home.tables, rest).splitlines()]
+    return [json.loads(text) for text in command.handler(home.tables, command.arguments(rest)).splitlines()]
 
 
 @pytest.mark.parametrize("what", ["sockets", "processes", "values"])

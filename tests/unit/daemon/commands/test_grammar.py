@@ -62,7 +62,7 @@ def test_an_exact_word_wins_over_a_longer_one() -> None:
 
 
 def test_options_are_parsed_as_declared_and_the_rest_is_handed_on() -> None:
-    called = MAKE.call(None, ["x", "size=5", "env.A=1", "env.B=", "run", "c=d"])
+    called = MAKE.handler(None, MAKE.arguments(["x", "size=5", "env.A=1", "env.B=", "run", "c=d"]))
     assert called == Arguments("x", {"size": 5, "env.": {"A": "1", "B": ""}}, ["run", "c=d"])
 
 
@@ -80,7 +80,7 @@ def test_options_are_parsed_as_declared_and_the_rest_is_handed_on() -> None:
 )
 def test_what_does_not_fit_the_declaration_is_refused_before_the_handler(words: list[str], message: str) -> None:
     with pytest.raises(Error) as error:
-        MAKE.call(None, words)
+        MAKE.handler(None, MAKE.arguments(words))
     assert str(error.value) == message
 
 
@@ -109,7 +109,7 @@ def test_any_words_are_either_understood_or_refused_with_one_error(words: list[s
         if line:
             try:
                 found, rest = GRAMMAR.find(line)
-                result = found.call(Anything(), rest)
+                result = found.handler(Anything(), found.arguments(rest))
                 if hasattr(result, "close"):
                     result.close()
             except Error:

@@ -49,7 +49,7 @@ def tables(home: Home) -> Tables:
 def call(tables: Tables, line: str) -> Any:
     """As a connection takes a line."""
     command, rest = GRAMMAR.find(wire.split_words(line))
-    return command.call(tables, rest)
+    return command.handler(tables, command.arguments(rest))
 
 
 def called(tables: Tables, line: str) -> Any:
@@ -85,7 +85,7 @@ def test_the_abbreviations_of_old_keep_their_meaning(short: str, name: str) -> N
 def test_words_after_the_options_are_refused_where_none_belong() -> None:
     command, rest = GRAMMAR.find(["make", "socket", "x", "port=1", "8080"])
     with pytest.raises(Error, match='Unexpected "8080"'):
-        command.call(None, rest)
+        command.handler(None, command.arguments(rest))
 
 
 ANSWERS = [
@@ -317,7 +317,7 @@ def test_a_viewer_may_look_and_change_nothing(tables: Tables, command: Command) 
         before = tables.names
         for words in ([], ["web"], ["web.2"], ["x", "y"], ["*"]):
             with pytest.raises(Error, match=f'You may only look; "{command.name}" is for root and members of the gro'):
-                command.call(tables, words, VIEWER)
+                command.handler(tables, command.arguments(words, VIEWER))
         assert tables.names == before
 
 
@@ -328,7 +328,8 @@ def test_a_viewer_does_not_see_arguments_and_variables_of_other_users(home: Home
 
     def seen(viewer: int | None) -> str:
         lines = ("list processes secret own", "describe processes secret own")
-        return "\n".join(GRAMMAR.find(line.split())[0].call(home.tables, ["secret", "own"], viewer) for line in lines)
+        commands = [GRAMMAR.find(line.split())[0] for line in lines]
+        return "\n".join(each.handler(home.tables, each.arguments(["secret", "own"], viewer)) for each in commands)
 
     assert seen(None).count("pass") == 6
     assert seen(VIEWER).count("pass") == 3
@@ -339,12 +340,12 @@ def test_a_viewer_does_not_see_arguments_and_variables_of_other_users(home: Home
 
 def test_a_viewer_is_told_the_role(tables: Tables) -> None:
     command, words = GRAMMAR.find(["describe", "server"])
-    assert json.loads(command.call(tables, words, VIEWER))["role"] == "view"
+    assert json.loads(command.handler(tables, command.arguments(words, VIEWER)))["role"] == "view"
 
 
 def test_an_acknowledgement_of_a_viewer_frees_nothing(home: Home) -> None:
     command, words = GRAMMAR.find(["watch", "processes", "web.2"])
-    watching = command.call(home.tables, words, VIEWER)
+    watching = command.handler(home.tables, command.arguments(words, VIEWER))
     assert len(watching.watch.batch()) == 2
     watching.watch.acknowledge()
     assert home.ended.state is State.CLOSED
