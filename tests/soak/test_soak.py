@@ -113,7 +113,7 @@ def starts_of(papad: Papad) -> int:
     [
         ("entries", [50] * 100, False),
         ("entries", [*range(100)], True),
-        ("daemon Rss, KiB", [39_000 + 30 * number for number in range(100)], True),
+        ("daemon Rss, KiB", [39_000 + 80 * number for number in range(100)], True),
         ("daemon Rss, KiB", [*(39_000 + 100 * number for number in range(25)), *([41_500] * 75)], False),
         ("log of the store, KiB", [number * 37 % 1100 for number in range(400)], False),
         ("log of the store, KiB", [number * 37 % 1100 + number * 10 for number in range(400)], True),
