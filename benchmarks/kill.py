@@ -24,17 +24,20 @@ COUNTS = {PAPAD: (10, 100, 1000), ORIGINAL: (10, 100)}
 MANY = 10_000
 
 
-def turn(who: str, count: int) -> Callable[[], Sample]:
+def turn(who: str, count: int, captured: int) -> Callable[[], Sample]:
+    what = f"{count:,} processes" + ("" if captured == count else f", {captured:,} of them captured")
+
     def taken() -> Sample:
         with folder() as place, fresh(who, place / "server") as server, contextlib.ExitStack() as stack:
-            hold(server, *range(count))
+            hold(server, *range(captured))
+            hold(server, *range(captured, count), options="stdout=0 stderr=0")
 
             def start_again() -> None:
                 server.process.wait(10)
                 stack.enter_context(running_original(place / "server", path=server.path))
 
             seconds, held = after_kill(server, start_again if who == ORIGINAL else lambda: None)
-        return sample(f"{count:,} processes", seconds, held.count("running=True"))
+        return sample(what, seconds, held.count("running=True"))
 
     return taken
 
@@ -67,13 +70,10 @@ def sample(what: str, seconds: float, held: int) -> Sample:
     }
 
 
-def without_room(count: int) -> str:
-    """Why so many processes cannot run at once; empty if they can. papad needs three descriptors for each."""
-    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if descriptors < 3 * count + 1000:
-        return f"papad may have {descriptors:,} descriptors, which is too few"
-    pids = int(Path("/proc/sys/kernel/pid_max").read_text())
-    return f"there may be {pids:,} processes in all, which is too few" if pids < 2 * count else ""
+def with_room(count: int) -> int:
+    """How many of so many running processes papad has descriptors to capture: each has one, and two pipes if captured."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1000
+    return max(0, min(count, (descriptors - count) // 2))
 
 
 def answer_within(server: Server, seconds: float) -> None:
@@ -89,13 +89,14 @@ def answer_within(server: Server, seconds: float) -> None:
 
 def main() -> None:
     for count in COUNTS[PAPAD]:
-        take_turns({who: turn(who, count) for who in COUNTS if count in COUNTS[who]})
+        take_turns({who: turn(who, count, count) for who in COUNTS if count in COUNTS[who]})
     if SECONDS < 1:
         return
-    if why := without_room(MANY):
-        leave_out(f"SIGKILL with {MANY:,} processes that run", why)
+    captured = with_room(MANY)
+    if captured and int(Path("/proc/sys/kernel/pid_max").read_text()) > 2 * MANY:
+        take_turns({PAPAD: turn(PAPAD, MANY, captured)})
     else:
-        take_turns({PAPAD: turn(PAPAD, MANY)})
+        leave_out(f"SIGKILL with {MANY:,} processes that run", "too few descriptors (RLIMIT_NOFILE) or pids (pid_max)")
     with folder() as place, fresh(PAPAD, place / "server") as server:
         with welcomed(unix_path(server)) as sock:
             make(sock, range(MANY))
