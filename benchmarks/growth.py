@@ -7,6 +7,7 @@ processes, every other one has ended.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -134,7 +135,7 @@ def naming(server: Server) -> Contender:
 
 
 def watching(server: Server) -> Contender:
-    return latency.turn(server)
+    return latency.turn(functools.partial(latency.watched, server))
 
 
 def holding(server: Server) -> Contender:

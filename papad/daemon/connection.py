@@ -24,6 +24,7 @@ from papad.daemon.commands.table import GRAMMAR, Leave, Output, Tables, Watching
 from papad.daemon.delivery.batches import Batches
 from papad.daemon.delivery.channel import FLUSH_SIZE, TRANSITIONS, Delivery, IllegalTransition, Mode
 from papad.daemon.delivery.frames import Frames
+from papad.daemon.loop import running
 from papad.daemon.peers import Peer, Peers
 from papad.daemon.stream import Stream
 from papad.errors import Error
@@ -91,6 +92,8 @@ class Connection:
         self._stream = Stream(sock, self)
         self.write = self._stream.write
         """Send bytes to the client."""
+        self.soon = running().soon
+        """Call somebody once all that is ready now was handled."""
 
     def enter(self, mode: Mode) -> None:
         """Change to `mode`. Raises IllegalTransition if the table has no such transition."""
@@ -178,7 +181,7 @@ class Connection:
     def _proceed_soon(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self.proceed)
+            self.soon(self.proceed)
 
     def _take(self, line: bytes | wire.LineTooLong) -> bytes:
         """Handle one line and return what to send."""

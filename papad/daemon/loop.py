@@ -13,6 +13,7 @@ import os
 import select
 import selectors
 import time
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, TypeVarTuple, Unpack
@@ -49,6 +50,8 @@ class _Selector(selectors.EpollSelector):
         self._waiting: dict[int, _Waiting] = {}
         self._turn = 0
         self.on_error: Callable[[BaseException], None]
+        self.soon: deque[Callback] = deque()
+        """Who is called once all that are ready now were called."""
         self.anything_else = False
         """Whether the event loop has been given something to do since `select` began."""
 
@@ -85,10 +88,10 @@ class _Selector(selectors.EpollSelector):
         self.anything_else = False
         until = time.monotonic() + timeout if timeout else 0.0
         found = []
-        poll, waiting_for = self._epoll.poll, self._waiting.get
+        poll, waiting_for, soon = self._epoll.poll, self._waiting.get, self.soon
         while True:
             self._turn = turn = self._turn + 1
-            for fd, event in poll(timeout, _AT_ONCE):
+            for fd, event in poll(0 if soon else timeout, _AT_ONCE):
                 waiting = waiting_for(fd)
                 if waiting is None:
                     found += self._own(fd, event)
@@ -104,12 +107,21 @@ class _Selector(selectors.EpollSelector):
                     raise
                 except BaseException as error:
                     self.on_error(error)
+            if soon:
+                self._call_soon()
             if found or self.anything_else:
                 return found
-            if timeout is not None:
-                timeout = until - time.monotonic()
-                if timeout <= 0:
-                    return found
+            if timeout is not None and (timeout := until - time.monotonic()) <= 0:
+                return found
+
+    def _call_soon(self) -> None:
+        for _ in range(len(self.soon)):  # who comes meanwhile has the next turn
+            try:
+                self.soon.popleft()()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.on_error(error)
 
     def close(self) -> None:
         """Close the epoll instance."""
@@ -147,6 +159,10 @@ class Loop(asyncio.SelectorEventLoop):
         """Call it no longer; return whether there was one. `fd` must still be open."""
         return self._epoll.remove(_number(fd), writer=True)
 
+    def soon(self, callback: Callback) -> None:
+        """Call `callback` once all that are ready now were called: `call_soon` without a Handle."""
+        self._epoll.soon.append(callback)
+
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
@@ -168,6 +184,13 @@ class Loop(asyncio.SelectorEventLoop):
 
     def _failed(self, error: BaseException) -> None:
         self.call_exception_handler({"message": "internal error; please report this", "exception": error})
+
+
+def running() -> Loop:
+    """Return the running event loop, which must be of this kind."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Loop)
+    return loop
 
 
 def _number(fd: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from papad.daemon.delivery.channel import TRANSITIONS, Delivery, IllegalTransition, Mode
@@ -67,6 +67,9 @@ class MemoryChannel:
             delivery, self._delivery = self._delivery, None
             delivery.end()
             self.enter(Mode.COMMANDS)
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        asyncio.get_running_loop().call_soon(callback)
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -16,6 +16,7 @@ from papad.daemon.commands.table import Tables
 from papad.daemon.durable import parcel
 from papad.daemon.durable.homes import Homes
 from papad.daemon.durable.store import opened_store
+from papad.daemon.loop import Loop
 from papad.daemon.nursery.spawner import Spawner
 from papad.daemon.output.capture import Capture
 from papad.daemon.tables.launch import specify
@@ -39,7 +40,8 @@ class Lives:
         """One papad, which ends by SIGKILL after `act`; the next `live` is the next papad."""
 
         def papad() -> None:
-            asyncio.run(life(self.store, act))
+            with asyncio.Runner(loop_factory=Loop) as runner:
+                runner.run(life(self.store, act))
             os.kill(os.getpid(), signal.SIGKILL)
 
         try:

@@ -73,7 +73,7 @@ def test_only_these_know_asyncio() -> None:
     """The tables below that of processes, and all that both sides share, are plain functions of their input."""
     knowing = {module for module, path in MODULES.items() if "import asyncio" in path.read_text()}
     tables = {f"tables.{name}" for name in ("process", "processes", "lifecycle")}
-    daemon = {"main", "server", "connection", "nursery.spawner", "delivery.batches", "delivery.frames", *tables}
+    daemon = {"main", "server", "connection", "nursery.spawner", "delivery.batches", *tables}
     daemon |= {"durable.homes", "durable.systemd", "paths"}  # they wait until something is let go
     daemon |= {"loop", "stream"}
     daemon |= {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from typing import ClassVar
 
 from papad.daemon.delivery.channel import Channel, Mode
@@ -29,6 +30,7 @@ class Batches:
         self._channel = channel
         self._ended = False
         self._idle: asyncio.TimerHandle | None = None  # sends an empty batch after a long silence
+        self._silent_since = 0.0  # by the monotonic clock: from then on there was nothing to deliver
 
     _unacknowledged: ClassVar[set[Batches]] = set()
 
@@ -53,7 +55,7 @@ class Batches:
         if line.lower() == "q":
             return self._last(wire.STOPPED)
         self._channel.enter(Mode.WATCHING)
-        asyncio.get_running_loop().call_soon(self._deliver)
+        self._channel.soon(self._deliver)
         return b""
 
     def resume(self) -> None:
@@ -64,7 +66,9 @@ class Batches:
         self._ended = True
         self._unacknowledged.discard(self)
         self._watch.end()
-        self._cancel_idle()
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
 
     async def _open(self) -> None:
         """Deliver the first batch once the peer has read the first line.
@@ -77,7 +81,7 @@ class Batches:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LONGEST_DELAY)
         if not self._ended:
-            self._watch.on_news = functools.partial(asyncio.get_running_loop().call_soon, self._deliver)
+            self._watch.on_news = functools.partial(self._channel.soon, self._deliver)
             self._deliver()
 
     def _deliver(self, *, even_empty: bool = False) -> None:
@@ -94,24 +98,29 @@ class Batches:
         if records or even_empty:
             channel.enter(Mode.UNACKNOWLEDGED)
             self._unacknowledged.add(self)
-            self._cancel_idle()
             channel.write(b"".join((*records, wire.BATCH_END)))
             channel.proceed()
             return
         if channel.mode is Mode.OPENING:
             channel.enter(Mode.WATCHING)
+        self._silent_since = time.monotonic()
         if self._idle is None:
-            self._idle = asyncio.get_running_loop().call_later(_EMPTY_BATCH_AFTER, self._deliver_empty)
+            self._wait_for_silence()
 
-    def _deliver_empty(self) -> None:
+    def _wait_for_silence(self) -> None:
+        """Send an empty batch after _EMPTY_BATCH_AFTER; the timer runs on while there is output, and is set anew when it ends."""
+        left = self._silent_since + _EMPTY_BATCH_AFTER - time.monotonic()
+        self._idle = asyncio.get_running_loop().call_later(left, self._after_silence)
+
+    def _after_silence(self) -> None:
         self._idle = None
-        self._deliver(even_empty=True)
+        if self._channel.mode is not Mode.WATCHING:
+            return  # the next silence sets it
+        if time.monotonic() < self._silent_since + _EMPTY_BATCH_AFTER:
+            self._wait_for_silence()
+        else:
+            self._deliver(even_empty=True)
 
     def _last(self, text: str) -> bytes:
         self._channel.end_delivery()
         return wire.reply(text)
-
-    def _cancel_idle(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None

@@ -16,7 +16,7 @@ Any other change of mode is a bug and raises.
 from __future__ import annotations
 
 import enum
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 FLUSH_SIZE = 256 * 1024
@@ -33,6 +33,8 @@ class Mode(enum.Enum):
     UNACKNOWLEDGED = "unacknowledged"
     READING = "reading"
     FOLLOWING = "following"
+
+    __hash__ = object.__hash__  # that of an Enum is written in Python
 
 
 TRANSITIONS = {
@@ -85,6 +87,9 @@ class Channel(Protocol):
 
     def end_delivery(self) -> None:
         """End the current delivery, if any, and return to COMMANDS."""
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once all that is ready now was handled."""
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the background."""

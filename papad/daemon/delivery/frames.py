@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 
@@ -34,7 +33,7 @@ class Frames:
 
     def resume(self) -> None:
         """Go on with the next turn of the event loop."""
-        asyncio.get_running_loop().call_soon(self._write_on)
+        self._channel.soon(self._write_on)
 
     def end(self) -> None:
         """Stop reading."""

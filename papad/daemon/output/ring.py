@@ -179,7 +179,8 @@ class Ring:
         delivered_and_overwritten = max(0, min(state.head, stop) - start)
         if stop > state.head:
             state = self._without(state, stop, lose=False)
-        self._save(state._replace(acked=stop, lost=state.lost - delivered_and_overwritten), None)
+        lost = state.lost - delivered_and_overwritten
+        self._save(State(state.head, state.tail, stop, lost, *state[4:]), None)
 
     def forwarded(self, stream: int) -> int:
         """Return the position up to which the lines of a stream have been forwarded."""
@@ -276,7 +277,7 @@ class Ring:
             state = self._past_journal(state, head)
         lost = state.lost + (head - state.head if lose else 0)
         first = state.next if head >= state.tail else self._index.at(head, state.first, state.next)
-        return state._replace(head=head, lost=lost, first=first)
+        return State(head, state.tail, state.acked, lost, first, *state[5:])
 
     def _past_journal(self, state: State, head: int) -> State:
         """Return the state with unforwarded lines that end before `head` counted as such."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from papad.daemon.loop import Loop
+from papad.daemon.loop import Loop, running
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -193,3 +193,48 @@ def test_it_ends_when_it_is_stopped_and_closes_what_it_has_opened() -> None:
         loop.remove_reader(ready)
     loop.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_who_comes_soon_is_called_after_all_that_are_ready_and_before_the_loop_waits_again() -> None:
+    async def main() -> None:
+        loop, calls = running(), list[str]()
+        done = loop.create_future()
+        with pair() as (ours, theirs), pair() as (others, another):
+
+            def ready(name: str, sock: socket.socket) -> None:
+                calls.append(name)
+                sock.recv(10)
+                loop.soon(lambda: later(name))
+
+            def later(name: str) -> None:
+                calls.append(f"after {name}")
+                if len(calls) == 4:
+                    loop.soon(lambda: done.set_result(None))
+                if name == "first":
+                    loop.soon(lambda: calls.append("the next turn"))
+                    raise ValueError("reported, and the others are called")
+
+            reported: list[object] = []
+            loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+            loop.add_reader(ours, ready, "first", ours)
+            loop.add_reader(others, ready, "second", others)
+            theirs.send(b"x")
+            another.send(b"x")
+            await done
+            assert sorted(calls[:2]) == ["first", "second"]
+            assert sorted(calls[2:4]) == ["after first", "after second"]
+            assert calls[4:] == ["the next turn"]
+            assert [type(each) for each in reported] == [ValueError]
+            loop.remove_reader(ours)
+            loop.remove_reader(others)
+
+    run(main)
+
+
+def test_what_is_to_come_soon_does_not_wait_for_a_descriptor() -> None:
+    async def main() -> None:
+        done = asyncio.get_running_loop().create_future()
+        running().soon(lambda: done.set_result(None))
+        await done
+
+    run(main)

@@ -184,12 +184,36 @@ def test_after_a_silence_comes_an_empty_batch_and_not_another_before_it_is_ackno
         for _ in range(2):
             await until(lambda: its.channel.waiting, "the empty batch")
             assert (its.channel.got(), its.channel.mode) == (b"] ", Mode.UNACKNOWLEDGED)
-            assert its.batches._idle is None
             its.channel.take("-")
-        await until(lambda: its.batches._idle is not None, "it waits for the next")
+        await asyncio.sleep(0.1)
         its.write(b"one")
         assert await its.got() == ONE + b"] "
-        assert its.batches._idle is None, "no empty batch is due any more"
+        await asyncio.sleep(0.3)
+        assert its.channel.got() == b"", "no empty batch is due before the acknowledgement"
+        its.channel.take("-")
+        silent = time.monotonic()
+        await until(lambda: its.channel.waiting, "the empty batch")
+        assert its.channel.got() == b"] "
+        assert time.monotonic() >= silent + 0.2
+
+    watching(test)
+
+
+def test_a_silence_that_output_has_broken_begins_anew(watching: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_EMPTY_BATCH_AFTER", 0.2)
+
+    async def test(its: Watcher) -> None:
+        assert await its.begun() == b""
+        for _ in range(8):
+            await asyncio.sleep(0.05)
+            its.write(b"one")
+            await until(lambda: its.channel.waiting, "the batch")
+            assert its.channel.got() == ONE + b"] "
+            its.channel.take("-")
+        silent = time.monotonic()
+        await until(lambda: its.channel.waiting, "the empty batch")
+        assert its.channel.got() == b"] "
+        assert time.monotonic() >= silent + 0.2
 
     watching(test)
 

@@ -11,6 +11,7 @@ from papad.daemon.commands.roles import Role
 from papad.daemon.connection import Connection
 from papad.daemon.delivery import channel as module
 from papad.daemon.delivery.channel import TRANSITIONS, IllegalTransition, Mode
+from papad.daemon.loop import Loop
 from tests.support.machines import check_step, documented, entered, named, reachable
 
 HEADER = ("mode", "the next line is", "next mode")
@@ -43,5 +44,5 @@ def test_only_the_steps_of_the_table_are_taken(before: Mode, after: Mode) -> Non
         check_step(connection, "mode", TRANSITIONS, after, refusal)
 
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        asyncio.run(step())
+    with ours, theirs, asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(step())
