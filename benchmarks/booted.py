@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import capture, memory, spawn
+from benchmarks import capture, kill, memory, spawn
 from benchmarks.figures import PAPAD, SECONDS, Sample, repeated, take_turns
 from benchmarks.memory import FEW, MANY, Sizes, sizes
 from benchmarks.output import arguments
@@ -74,13 +74,35 @@ def to_journal(units: Units, size: int) -> Callable[[], Sample]:
     return taken
 
 
-def held_by_papad() -> Sample:
-    """By a daemon and a nursery that begin anew."""
+def killed(count: int) -> Callable[[], Sample]:
+    """With so many processes that run; systemd starts the next daemon."""
+
+    def taken() -> Sample:
+        anew()
+        pids = start_idle(ADDRESS, *range(count))
+        with welcomed(ADDRESS) as sock:
+            daemon = json.loads(ask(sock, "describe server"))["pid"]
+        seconds = kill.until_answer(ADDRESS, daemon)
+        with welcomed(ADDRESS) as sock:
+            held = ask(sock, "list processes").count("running=True")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        return kill.sample(f"{count:,} processes", seconds, held)
+
+    return taken
+
+
+def anew() -> None:
+    """Have a daemon and a nursery that begin with nothing."""
     out("systemctl", "stop", "papad.socket", "papad.service")
     subprocess.run(["systemctl", "kill", "--signal=KILL", "papad-processes*.scope"], check=False)
     wait_until(lambda: gone("papad-processes*.scope"), "the nursery has ended")
     out("systemctl", "clean", "--what=fdstore", "papad.service")
     out("systemctl", "start", "papad.socket")
+
+
+def held_by_papad() -> Sample:
+    anew()
     pids = start_idle(ADDRESS, *range(FEW))
     with welcomed(ADDRESS) as sock:
         server = json.loads(ask(sock, "describe server"))
@@ -143,6 +165,8 @@ def main() -> None:
                     "journald": on_systemd(to_journal(units, size)),
                 }
             )
+    for count in (FEW, MANY):
+        take_turns({PAPAD: on_systemd(killed(count))})
     take_turns({PAPAD: on_systemd(held_by_papad), systemd: on_systemd(held_by_systemd)})
 
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from benchmarks.figures import ORIGINAL, PAPAD, SECONDS, Sample, leave_out, take_turns
 from benchmarks.listing import make
 from benchmarks.running import hold
-from benchmarks.servers import ask, daemon_of, folder, fresh, unix_path, welcomed
+from benchmarks.servers import Address, ask, daemon_of, folder, fresh, unix_path, welcomed
 from tests.original.servers import Server, running_original
 
 COUNTS = {PAPAD: (10, 100, 1000), ORIGINAL: (10, 100)}
 MANY = 10_000
+LONGEST = 60.0  # seconds
 
 
 def turn(who: str, count: int, captured: int) -> Callable[[], Sample]:
@@ -54,13 +55,22 @@ def ended(server: Server, count: int) -> Callable[[], Sample]:
 
 def after_kill(server: Server, start_again: Callable[[], None] = lambda: None) -> tuple[float, str]:
     """Kill the daemon; the seconds to the next answer, and what `list processes` says then."""
-    began = time.perf_counter()
-    os.kill(daemon_of(server), signal.SIGKILL)
-    start_again()
-    answer_within(server, 60)
-    seconds = time.perf_counter() - began
+    seconds = until_answer(unix_path(server), daemon_of(server), start_again)
     with welcomed(unix_path(server)) as sock:
         return seconds, ask(sock, "list processes")
+
+
+def until_answer(address: Address, pid: int, start_again: Callable[[], None] = lambda: None) -> float:
+    """Kill the daemon with this pid; the seconds to the next answer."""
+    began = time.perf_counter()
+    os.kill(pid, signal.SIGKILL)
+    start_again()
+    while True:  # what does not listen yet, and what is cut off, is tried again
+        with contextlib.suppress(OSError, EOFError), welcomed(address) as sock:
+            ask(sock, "get x")
+            return time.perf_counter() - began
+        assert time.perf_counter() < began + LONGEST, "it does not answer"
+        time.sleep(0.001)
 
 
 def sample(what: str, seconds: float, held: int) -> Sample:
@@ -74,17 +84,6 @@ def with_room(count: int) -> int:
     """How many of so many running processes papad has descriptors to capture: each has one, and two pipes if captured."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1000
     return max(0, min(count, (descriptors - count) // 2))
-
-
-def answer_within(server: Server, seconds: float) -> None:
-    """Connect and ask until there is an answer: what does not listen yet, and what is cut off, is tried again."""
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError, EOFError), welcomed(unix_path(server)) as sock:
-            ask(sock, "get x")
-            return
-        assert time.monotonic() < deadline, server.log()
-        time.sleep(0.001)
 
 
 def main() -> None:
