@@ -27,7 +27,6 @@ import enum
 import os
 import select
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Protocol
 
 from papad.daemon.output.ring import Ring
@@ -113,6 +112,9 @@ class Process:
     nursery: int = 0
     """The pid of its parent. If that nursery is gone, only the pidfd tells when it exits."""
     observers: set[Observer] = field(default_factory=set)
+    _line: str = ""
+    """The line that was told last, when its exit was _line_of."""
+    _line_of: tuple[int, float] | None = None
 
     def enter(self, state: State) -> None:
         """Change to `state`. Raises IllegalTransition if the table has no such transition."""
@@ -173,17 +175,21 @@ class Process:
 
     def line(self, viewer: int | None = None) -> str:
         """Return the line that `list` has for it; `viewer` is as for `hidden_from`."""
-        args = HIDDEN if self.hidden_from(viewer) else " ".join(self.spec.args)
-        return f"{self.name} pid={self.pid} running={self.exit is None} {self._since} args={args}"
+        if self.hidden_from(viewer):
+            return self._line_with(HIDDEN)
+        if self._line_of is not self.exit or not self._line:  # while it is listed, nothing else of it changes
+            line = self._line_with(" ".join(self.spec.args))
+            if not self.pid:
+                return line
+            self._line, self._line_of = line, self.exit
+        return self._line
 
-    @cached_property
-    def _since(self) -> str:
-        """The part of its line that stays from its fork on. It is kept, for a float takes long to format."""
-        words = [f"started={self.started}"]
+    def _line_with(self, args: str) -> str:
+        words = [f"{self.name} pid={self.pid} running={self.exit is None} started={self.started}"]
         if self.spec.uid:
             words.append(f"uid={self.spec.uid}")
         if self.spec.gid:
             words.append(f"gid={self.spec.gid}")
         if self.spec.shell:
             words.append("shell=True")
-        return " ".join(words)
+        return " ".join((*words, f"args={args}"))
