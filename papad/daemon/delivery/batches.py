@@ -18,6 +18,7 @@ log = logging.getLogger("papad")
 _UNREAD = 64 << 20  # bytes that may wait for all watchers together, until batches become small
 _SMALL = 64 << 10  # bytes of output in such a batch
 _LONGEST_DELAY = 1.0  # seconds
+_TRIM_AFTER = 10.0  # seconds after an acknowledgement; sooner, and busy processes would get the same memory again
 _EMPTY_BATCH_AFTER = 2.0  # seconds; the original client blocks in `read` after `ready` until then
 
 
@@ -30,6 +31,7 @@ class Batches:
         self._channel = channel
         self._ended = False
         self._idle: asyncio.TimerHandle | None = None  # sends an empty batch after a long silence
+        self._trimming: asyncio.TimerHandle | None = None  # goes on after the end
         self._silent_since = 0.0  # by the monotonic clock: from then on there was nothing to deliver
 
     _unacknowledged: ClassVar[set[Batches]] = set()
@@ -50,6 +52,8 @@ class Batches:
             self._watch.acknowledge()
         except (OSError, Error) as error:
             log.error("cannot record an acknowledgement; its output will be sent again: %s", error)
+        if self._trimming is None:
+            self._trimming = asyncio.get_running_loop().call_later(_TRIM_AFTER, self._trim)
         if not len(self._watch):
             return self._last(wire.NOTHING_LEFT)
         if line.lower() == "q":
@@ -57,6 +61,11 @@ class Batches:
         self._channel.enter(Mode.WATCHING)
         self._channel.soon(self._deliver)
         return b""
+
+    def _trim(self) -> None:
+        self._trimming = None
+        if self._watch.trim():
+            self._channel.soon(self._trim)
 
     def resume(self) -> None:
         """Do nothing: a batch is only sent when the client has read the one before."""

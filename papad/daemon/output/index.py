@@ -11,6 +11,7 @@ import struct
 from bisect import bisect_right
 
 from papad.daemon.durable import parcel
+from papad.daemon.durable.store import punch
 
 ENTRY = struct.Struct("=QQ")
 """Position of its first byte; time in ns * 2 + stream."""
@@ -53,6 +54,16 @@ class Index:
         entry = ENTRY.pack(position, stamp)
         parcel.write_all(self._fd, entry, self._start + number % self.size * ENTRY.size)
         self._newest = number, (position, stamp)
+
+    def trim(self, first: int, next: int) -> None:
+        """Give back the memory of all entries but those from `first` to before `next`, and the newest. Raises OSError."""
+        free = self.size - (next - min(first, max(0, next - 1)))
+        if free:
+            slot = next % self.size
+            before_end = min(free, self.size - slot)
+            punch(self._fd, self._start + slot * ENTRY.size, before_end * ENTRY.size)
+            if free > before_end:
+                punch(self._fd, self._start, (free - before_end) * ENTRY.size)
 
     def read(self, number: int, first: int, next: int) -> tuple[int, int]:
         """Return position and stamp of record `number`, which is from `first` to before `next`."""

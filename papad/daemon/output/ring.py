@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from papad.daemon.durable import parcel
-from papad.daemon.durable.store import Store
+from papad.daemon.durable.store import Store, punch
 from papad.daemon.output.index import ENTRY, Index
 
 STREAMS = ("out", "err")
@@ -181,6 +181,19 @@ class Ring:
             state = self._without(state, stop, lose=False)
         lost = state.lost - delivered_and_overwritten
         self._save(State(state.head, state.tail, stop, lost, *state[4:]), None)
+
+    def trim(self) -> None:
+        """Give back the memory of what is not kept any more, which the ring would fill again in its turn.
+
+        Raises OSError. The ring must not be staged.
+        """
+        state = self.state
+        self._index.trim(state.first, state.next)
+        if free := self.capacity - (state.tail - state.head):
+            offset, room = self.place(state.tail)
+            punch(self.fd, offset, min(free, room))
+            if free > room:
+                punch(self.fd, self._data, free - room)
 
     def forwarded(self, stream: int) -> int:
         """Return the position up to which the lines of a stream have been forwarded."""

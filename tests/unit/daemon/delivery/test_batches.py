@@ -229,6 +229,28 @@ def test_no_empty_batch_comes_after_the_end(watching: Run) -> None:
     watching(test)
 
 
+def test_the_memory_of_what_was_acknowledged_is_given_back_after_a_while_even_if_the_watch_has_ended(
+    watching: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TRIM_AFTER", 0.1)
+
+    async def test(its: Watcher) -> None:
+        def memory() -> int:
+            return os.fstat(its.home.store.fd).st_blocks * 512
+
+        before = memory()
+        await its.begun()
+        for line in ("-", "q"):
+            its.write(b"x" * 50_000)
+            await until(lambda: its.channel.waiting, "the batch")
+            its.channel.got()
+            its.channel.take(line)
+            assert memory() - before > 50_000
+            await until(lambda: memory() - before < 10_000, "the memory is given back")
+
+    watching(test)
+
+
 def test_a_client_that_does_not_read_gets_no_more_than_one_batch(watching: Run) -> None:
     async def test(its: Watcher) -> None:
         its.write(b"one")

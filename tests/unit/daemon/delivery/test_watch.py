@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from papad.daemon.delivery import watch as module
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.tables.process import Process, State
 from papad.errors import Error
@@ -173,3 +176,36 @@ def test_an_end_that_cannot_be_recorded_comes_again(home: Home, monkeypatch: pyt
     assert watched.batch() == batch
     watched.acknowledge()
     assert a.state is State.GONE
+
+
+def test_what_is_acknowledged_takes_no_memory_once_it_is_trimmed_some_processes_at_a_time(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_AT_ONCE", 2)
+    processes = [home.add(name, capacity=1 << 20) for name in "abc"]
+    before = memory(home)
+    watched = watch(home, *processes)
+    for process in processes:
+        home.write(process, b"x" * 500_000, when=1000.0)
+    watched.batch()
+    assert not watched.trim(), "nothing is acknowledged"
+    assert memory(home) - before > 1_500_000
+    watched.acknowledge()
+    assert watched.trim(), "two of three"
+    assert 500_000 < memory(home) - before < 600_000
+    assert not watched.trim()
+    assert memory(home) - before < 50_000
+
+
+def test_a_watch_that_does_not_consume_leaves_the_memory_to_others(home: Home) -> None:
+    a = home.add("a")
+    watched = Watch(home.processes, [a], consumes=False)
+    home.write(a, b"one", when=1000.0)
+    watched.batch()
+    watched.acknowledge()
+    assert not watched.trim()
+    assert watch(home, a).batch() == [b"out:a:1000.0:3\none\n"]
+
+
+def memory(home: Home) -> int:
+    return os.fstat(home.store.fd).st_blocks * 512

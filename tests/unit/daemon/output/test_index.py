@@ -61,6 +61,8 @@ def test_it_finds_and_reads_every_record_that_counts(data: st.DataObject, size: 
             if data.draw(st.booleans()):
                 index = Index(fd, START, size)
             first = data.draw(st.integers(first, len(entries)))
+            if data.draw(st.booleans()):
+                index.trim(first, len(entries))
             kept = range(first, len(entries))
             for number in data.draw(st.lists(st.sampled_from(kept), max_size=9)) if kept else ():
                 assert index.read(number, first, len(entries)) == entries[number]

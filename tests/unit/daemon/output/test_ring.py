@@ -109,7 +109,11 @@ class Checked:
         self.waiting = self.waiting[size:]
         self.head += size
         self.wholes = sorted({*self.wholes, self.head})
+        newest = self.ring.newest
+        if size % 2:
+            self.ring.trim()
         self.check()
+        assert self.ring.newest == newest
 
     def check(self) -> None:
         self.reopen()
@@ -156,6 +160,10 @@ def data(ring: Ring, stream: int | None = None) -> bytes:
     return bytes(byte for byte, its, _ in kept(ring) if stream in (None, its))
 
 
+def memory(store: Store) -> int:
+    return os.fstat(store.fd).st_blocks * 512
+
+
 @pytest.fixture
 def store() -> Iterator[Store]:
     with a_store() as made:
@@ -185,6 +193,26 @@ def test_it_keeps_the_newest_bytes_with_stream_and_time_and_counts_the_lost(capa
 def test_of_long_records_it_keeps_whole_lines_and_counts_the_others(capacity: int, steps: list[Step]) -> None:
     with a_store() as store:
         Checked(store, capacity).take(steps)
+
+
+def test_what_is_not_kept_takes_no_memory_once_it_is_trimmed(store: Store) -> None:
+    ring = Ring.create(store, 1 << 20)
+    before = memory(store)
+    for round in range(3):  # around the end of the data and of the index
+        for now in range(900):
+            capture(ring, b"x" * 1000 + b"\n", now % 2, 1000 * round + now)
+        used = memory(store) - before
+        assert used > 900_000
+        kept = ring.state.tail - 50 * 1001
+        ring.acknowledge(0, kept)
+        assert memory(store) - before >= used, "an acknowledgement alone is quick"
+        ring.trim()
+        assert memory(store) - before < 100_000
+        assert data(ring) == 50 * (b"x" * 1000 + b"\n")
+    ring.acknowledge(0, ring.state.tail)
+    ring.trim()
+    assert memory(store) - before <= 2 * 4096, "the header, and the newest entry"
+    assert Ring(ring.fd, ring.start).newest == ring.newest == 2899 / 1e9
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 7])
