@@ -119,7 +119,7 @@ def test_its_line(options: dict[str, object], words: str) -> None:
 
 
 def test_its_line_is_that_of_now_and_hides_the_arguments_from_those_who_only_look() -> None:
-    process = Process(1, "x", specify({"uid": 33, "gid": 0}, ["/bin/cat", "secret"]))
+    process = Process(1, "x", specify({"uid": "33", "gid": "0"}, ["/bin/cat", "secret"]))
     assert str(process) == "x pid=0 running=True started=0.0 uid=33 args=/bin/cat secret"
     process.pid, process.started = 7, 900.5
     line = "x pid=7 running=True started=900.5 uid=33 args=/bin/cat secret"
