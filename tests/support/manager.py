@@ -11,8 +11,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.original.servers import free_port
 from tests.support.papad import REPOSITORY
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 PAPAD = (sys.executable, "-m", "papad.daemon.main")

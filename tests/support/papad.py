@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from papad.client.connection import Client
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 WELCOME = b'Papa is home. Type "help" for commands.\n> '
@@ -73,6 +74,7 @@ class FdStore:
         self._manager.setblocking(False)
         self.stored = {name: os.dup(fd) for name, fd in self._kept}
         self.refusing: Exception | None = None
+        self.closing = False
 
     def notify(self, *states: str) -> None:
         """What systemd would be told is of no interest here."""
@@ -333,9 +335,7 @@ class Talk:
 def running_papad(folder: Path, *, tcp: bool = False, cwd: Path = REPOSITORY) -> Iterator[Daemon]:
     """A papad of its own, gone at the end together with its nursery and all that it started."""
     path = str(folder / "papad.sock")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "papad.daemon.main", "-u", path, *(["-p", str(port)] if tcp else [])]
     with open(path + ".log", "wb") as log:
         popen = subprocess.Popen(command, cwd=cwd, stderr=log)

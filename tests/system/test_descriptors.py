@@ -59,3 +59,22 @@ def test_a_thousand_processes_leave_no_descriptor_behind(papad: Papad) -> None:
 def kinds(papad: Papad, pid: int) -> Counter[str]:
     """How many descriptors of each kind a process has open."""
     return Counter(target.partition("[")[0].partition(":")[0] for target in papad.descriptors(pid).values())
+
+
+# What systemd was told to drop it may close later than it says that it is done.
+AGAIN = """
+import socket, sys
+from talk import Talk
+
+port = int(sys.argv[2])
+with Talk(sys.argv[1]) as talk:
+    for _ in range(200):
+        for line in (f"make socket again port={port}", "remove sockets again", f"make socket again port={port}", "remove sockets again"):
+            reply = talk.ask(line)
+            assert not reply.startswith("Error"), (line, reply)
+        socket.create_server(("127.0.0.1", port)).close()
+"""
+
+
+def test_the_address_of_a_removed_socket_is_free_for_papad_and_for_others(papad: Papad) -> None:
+    papad.machine.run("/usr/bin/python3", "-c", AGAIN, papad.where, "18080", env={"PYTHONPATH": TOOLS})

@@ -18,6 +18,8 @@ from papad.errors import Error
 
 log = logging.getLogger("papad")
 
+_PAUSE = 0.001  # seconds
+
 
 class Home(Protocol):
     """Holds descriptors by name."""
@@ -30,6 +32,10 @@ class Home(Protocol):
 
     async def barrier(self) -> None:
         """Wait, at most a second, until it has done what it was told."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether what it dropped may still be open there, although the barrier has passed."""
 
 
 class Homes:
@@ -149,3 +155,10 @@ class Homes:
     async def barrier(self) -> None:
         """Wait, at most a second, until both homes have dropped what they were told to."""
         await asyncio.gather(self._service.barrier(), self._nursery.barrier())
+
+    async def pause(self) -> bool:
+        """Wait a moment, if what was dropped may still be open; return whether that is so."""
+        if not (self._service.closing or self._nursery.closing):
+            return False
+        await asyncio.sleep(_PAUSE)
+        return True

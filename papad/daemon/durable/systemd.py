@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import re
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ log = logging.getLogger("papad")
 _STORED = re.compile(r"(store|staging-[rw]|[a-z]+-\d+(-.*)?)$")  # KIND-NUMBER: of later kinds, too
 _ENTRIES_BESIDE_SOCKETS = 100
 _BARRIER_SECONDS = 1.0
+_CLOSING_SECONDS = 1.0
 
 MAX_SOCKETS = 400
 """The most managed sockets. It is below the unit's FileDescriptorStoreMax=, which is less than half
@@ -52,6 +54,7 @@ class Service:
         """The control sockets that were passed in, with their FDNAME: the unit, unless it says otherwise."""
         self.stored: dict[str, int] = {}
         """Descriptors from the FD store that nothing has claimed yet, by FDNAME."""
+        self._dropped = -_CLOSING_SECONDS  # when something was, by the monotonic clock
         self._undropped: set[str] = set()  # names that systemd could not be asked to drop
         self._adopt(daemon.listen_fds_with_names(unset_environment=True))
 
@@ -92,18 +95,28 @@ class Service:
 
         If that fails, the next start drops it, or the next `hold` of that name.
         """
+        self._dropped = time.monotonic()
         try:
             self.notify("FDSTOREREMOVE=1", f"FDNAME={name}")
         except OSError as error:
             log.warning("cannot ask systemd to drop %s: %s", name, error.strerror)
             self._undropped.add(name)
 
+    @property
+    def closing(self) -> bool:
+        """Whether what was dropped may still be open in the service manager: it was a second ago at most.
+
+        systemd closes it in another thread since version 254, and no event tells when: within 20 ms
+        on a busy machine with two processors.
+        """
+        return self.managed and time.monotonic() < self._dropped + _CLOSING_SECONDS
+
     async def barrier(self) -> None:
         """Wait, at most a second, until the service manager has processed earlier notifications.
 
-        After that, the descriptors that it was told to drop are closed there too. It closes the
-        descriptor sent with BARRIER=1 when it processes that message, usually within a millisecond;
-        see sd_notify_barrier(3).
+        It closes the descriptor sent with BARRIER=1 when it processes that message, usually within
+        a millisecond; see sd_notify_barrier(3). Those that it was told to drop are closed by then,
+        or will be soon: see `closing`.
         """
         if not self.managed:
             return

@@ -165,6 +165,8 @@ class Spawner:
         """Let the nursery hold it no longer."""
         self._send({"do": "drop", "name": name})
 
+    closing = False  # it closes at once what it drops
+
     async def barrier(self) -> None:
         """Wait, at most a second, until the nursery has done what it was told."""
         if self._channel is None:

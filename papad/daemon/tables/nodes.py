@@ -30,6 +30,10 @@ Owner = tuple[int, int]
 _NOBODYS = (-1, -1)
 
 
+class InUse(Error):
+    """Another socket has the address."""
+
+
 def bind_path(
     sock: socket.socket, path: str, umask: int | None, *, mode: int | None = None, owner: Owner = _NOBODYS
 ) -> Node:
@@ -149,7 +153,7 @@ def _remove_stale(path: str, folder: int, name: str, kind: int) -> None:
         except OSError as why:
             raise Error(f"Bind failed: the stale socket at {path} cannot be replaced: {why.strerror}") from None
     elif reason != errno.ENOENT:
-        raise Error(f"Bind failed: {path} is in use by another socket")
+        raise InUse(f"Bind failed: {path} is in use by another socket")
 
 
 def _probe(folder: int, name: str, kind: int) -> int:

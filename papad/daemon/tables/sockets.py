@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,7 +18,7 @@ from papad.daemon.durable.homes import Homes
 from papad.daemon.durable.store import Store, rebuilt, recorded
 from papad.daemon.durable.systemd import socket_entry
 from papad.daemon.tables import lookups
-from papad.daemon.tables.nodes import Node, Owner, bind_path, unlink
+from papad.daemon.tables.nodes import InUse, Node, Owner, bind_path, unlink
 from papad.daemon.tables.patterns import select
 from papad.errors import Error
 from papad.protocol.options import AUTO, AUTO_BACKLOG, FAMILIES, SOCKET_OPTIONS, TYPES
@@ -30,6 +32,7 @@ FAMILY = {name: socket.AddressFamily[f"AF_{name.upper()}"] for name in FAMILIES}
 TYPE = {name: socket.SocketKind[f"SOCK_{name.upper()}"] for name in TYPES}
 
 _KEY = "socket:"
+_LET_GO = 0.05  # seconds that a removal waits for an address, which processes may have as well
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,15 @@ class Sockets:
         log.info("made socket %s", made, extra={"PAPAD_NAME": name})
         return made
 
+    async def make_once_free(self, name: str, spec: Spec, address: Any = None) -> Socket:
+        """Do the same, but wait for an address that was in use by what has been removed, and is about to be closed."""
+        while True:
+            try:
+                return self.make(name, spec, address)
+            except InUse:
+                if not await self._homes.pause():
+                    raise
+
     def lines(self, patterns: list[str]) -> list[str]:
         """Return the lines of the sockets that match, sorted."""
         return sorted(str(each) for each in self.select(patterns))
@@ -174,8 +186,11 @@ class Sockets:
 
         Processes keep what they inherited. When this returns, the address is free otherwise.
         """
+        addresses: list[tuple[Spec, Any]] = []
         for removed in self.select(patterns, required=True):
             name = removed.name
+            if not removed.spec.path:
+                addresses.append((removed.spec, removed.sock.getsockname()))
             self._store.erase(_KEY + name)
             del self._sockets[name]
             self._homes.drop(removed.held_as)
@@ -183,6 +198,9 @@ class Sockets:
             removed.sock.close()
             log.info("removed socket %s", name, extra={"PAPAD_NAME": name})
         await self._homes.barrier()
+        end = time.monotonic() + _LET_GO
+        while any(in_use(*each) for each in addresses) and time.monotonic() < end and await self._homes.pause():
+            pass
 
     def unlink(self) -> None:
         """Unlink all paths: papad ends, and nothing holds its sockets."""
@@ -266,6 +284,18 @@ def _open(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> tu
     return sock, node
 
 
+def in_use(spec: Spec, address: Any) -> bool:
+    """Return whether another socket has an address of this kind."""
+    with contextlib.ExitStack() as closing:
+        try:
+            _bound(replace(spec, reuseport=None), address, closing)
+        except InUse:
+            return True
+        except Error:  # so nobody can tell
+            return False
+    return False
+
+
 def _ids(owner: str | None) -> Owner:
     uid, _, gid = (owner or "").partition(":")
     return int(uid or -1), int(gid or -1)
@@ -292,7 +322,8 @@ def _bound(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> s
     try:
         sock.bind(address)
     except OSError as error:
-        raise Error(f"Bind failed on {spec.host}:{spec.port}: {error}") from None
+        kind = InUse if error.errno == errno.EADDRINUSE else Error
+        raise kind(f"Bind failed on {spec.host}:{spec.port}: {error}") from None
     return sock
 
 
@@ -312,7 +343,8 @@ def _listen(sock: socket.socket, spec: Spec) -> None:
         try:
             sock.listen(spec.backlog)
         except OSError as error:
-            raise Error(f"Cannot listen: {error.strerror}") from None
+            kind = InUse if error.errno == errno.EADDRINUSE else Error
+            raise kind(f"Cannot listen: {error.strerror}") from None
 
 
 def _reserve(sock: socket.socket, spec: Spec) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from papad.daemon.tables import sockets as module
-from papad.daemon.tables.nodes import bind_path
+from papad.daemon.tables.nodes import InUse, bind_path
 from papad.daemon.tables.sockets import FIRST_FILENO, specify
 from papad.errors import Error
 from tests.support.homes import SocketsHome as Home
@@ -43,12 +43,6 @@ def nothing_left(home: Home, tmp_path: Path) -> Iterator[None]:
     with no_new_fds():
         yield
     assert (dict(home.store.entries), home.fd_store.kept.keys(), home.sockets.lines([])) == before
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_tcp_socket_has_all_defaults_and_listens(home: Home) -> None:
@@ -514,3 +508,29 @@ def test_who_owns_a_folder_above_the_path_cannot_redirect_what_is_unlinked(
     assert theirs.is_symlink()
     assert (victim / "x").is_socket()
     assert not (tmp_path / "away/x").exists()
+
+
+def test_an_address_that_is_about_to_be_closed_is_waited_for(home: Home) -> None:
+    """systemd closes late what it was told to drop: see Service.closing."""
+    port = home.make("x").spec.port
+    assert port is not None
+    home.fd_store.closing = True
+
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        await home.sockets.remove(["x"])  # waits, but not for good: processes may have it, too
+        with pytest.raises(InUse):
+            home.make(f"x port={port}")
+        loop.call_later(0.1, lambda: home.fd_store.kept)
+        made = [str(await home.sockets.make_once_free("x", specify({"port": port})))]
+        loop.call_later(0.02, lambda: home.fd_store.kept)
+        await home.sockets.remove(["x"])
+        made.append(str(home.make(f"x port={port}")))
+        return made
+
+    assert asyncio.run(main()) == [f"x family=inet type=stream backlog=5 host=127.0.0.1 port={port} fileno=64"] * 2
+
+
+def test_an_address_that_stays_in_use_is_not_waited_for(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(InUse, match=r"^Bind failed on 127\.0\.0\.1:"):
+        asyncio.run(home.sockets.make_once_free("x", specify({"port": other.getsockname()[1]})))
