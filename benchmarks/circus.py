@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.manager import Program, daemon, exchange
-from tests.original.servers import free_port
 from tests.original.venv import circus_venv
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 BUSY = 5

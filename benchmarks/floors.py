@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks.figures import leave_out
 from benchmarks.servers import Address, welcomed
-from tests.original.servers import REPOSITORY, free_port
+from tests.original.servers import REPOSITORY
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 ECHO, SPAWN = "C: echo server", "C: posix_spawn"

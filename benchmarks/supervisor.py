@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.manager import Program, daemon
-from tests.original.servers import free_port
 from tests.original.venv import supervisor_venv
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 SPARE = 100

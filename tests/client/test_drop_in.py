@@ -28,11 +28,12 @@ from papad.client.connection import Client
 from papad.daemon.tables.nodes import bind_path
 from tests.client.relay import Relay
 from tests.client.test_start import papads
-from tests.original.servers import Server, free_port
+from tests.original.servers import Server
 from tests.original.test_circus import CONFIG, WORKER, Circus
 from tests.original.test_circus import papad_on_its_port as papad_on_its_port
 from tests.original.venv import original_venv
 from tests.support.papad import REPOSITORY, Daemon, no_new_fds, open_fds, running_papad
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 SIGNATURES = """

@@ -27,6 +27,7 @@ import pytest
 
 from papad import Frame, Papa, aio
 from tests.support.papad import REPOSITORY, Daemon, in_child
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 SEED = int(os.environ.get("PAPAD_CHAOS_SEED") or random.randrange(10**9))
@@ -63,9 +64,7 @@ class Run:
     def __init__(self, folder: Path, papad: Daemon) -> None:
         self.folder, self._papad = folder, papad
         (folder / "truth").mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.configure("1")
         self._ending = threading.Event()
         self.fewer = 0.0

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from papad import Error, Papa, Unreachable
-from tests.original.servers import free_port
 from tests.support.papad import REPOSITORY, no_new_fds
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 MANY = 20

@@ -6,21 +6,19 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support.papad import REPOSITORY, Talk
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize("at", ["port", "path"])
 def test_what_make_run_says_is_true(tmp_path: Path, at: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        where: int | str = probe.getsockname()[1] if at == "port" else str(tmp_path / "s")
+    where: int | str = free_port() if at == "port" else str(tmp_path / "s")
     args = f"-p {where}" if at == "port" else f"-u {where}"
     said = tmp_path / "said"
     with (

@@ -38,7 +38,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.original.conversation import Closed, Conversation, Delivered
-from tests.original.servers import Server, free_port
+from tests.original.servers import Server
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 FIXED = {"sp": " ", "tab": "\t", "cr": "\r", "bad": "\udcff", "long": "x" * 100_000}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -15,21 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.original.venv import original_venv
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MARKER = "PAPAD_TEST_SERVER"
 WELCOME = b'Papa is home. Type "help" for commands.\n> '
 START_ORIGINAL = "import sys; from papa.server import main; sys.argv[0] = 'papa'; main()"
-
-
-def free_port() -> int:
-    """A port that nobody uses, nor gets by asking for any: those are above 32,767 (ip_local_port_range, ip(7))."""
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", random.randrange(10_000, 32_768)))
-            port: int = probe.getsockname()[1]
-            return port
 
 
 @dataclass

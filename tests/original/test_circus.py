@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.original.conversation import Conversation
-from tests.original.servers import Server, free_port, running_papad
+from tests.original.servers import Server, running_papad
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 PORT = 20202

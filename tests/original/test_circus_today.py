@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from papad import Papa
-from tests.original.servers import REPOSITORY, Server, free_port
+from tests.original.servers import REPOSITORY, Server
 from tests.original.test_circus import Circus
 from tests.original.venv import circus_venv
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 EXAMPLE = REPOSITORY / "examples" / "circus"
