@@ -124,13 +124,11 @@ class Run:
 
     def _pids(self) -> dict[str, int]:
         found = {}
-        for path in Path("/proc").glob("[0-9]*/environ"):
+        for pid in filter(str.isdecimal, os.listdir("/proc")):
             with contextlib.suppress(OSError):
-                cwd, environ = os.readlink(path.parent / "cwd"), path.read_bytes().split(b"\0")
+                cwd, environ = os.readlink(f"/proc/{pid}/cwd"), Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
                 if cwd == str(self.folder):
-                    found |= {
-                        each[5:].decode(): int(path.parent.name) for each in environ if each.startswith(b"NAME=web")
-                    }
+                    found |= {each[5:].decode(): int(pid) for each in environ if each.startswith(b"NAME=web")}
         return found
 
     def releases(self) -> set[str]:
