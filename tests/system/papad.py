@@ -92,13 +92,13 @@ class Papad:
 
     def outside_pid(self, pid: int) -> int:
         """The pid out here of the machine's process `pid`."""
-        for status in Path("/proc").glob("[0-9]*/status"):
+        for each in filter(str.isdecimal, os.listdir("/proc")):
             with contextlib.suppress(OSError):
-                levels = re.search(r"^NSpid:\t(.*)$", status.read_text(), re.MULTILINE)
+                levels = re.search(r"^NSpid:\t(.*)$", Path(f"/proc/{each}/status").read_text(), re.MULTILINE)
                 numbers = levels.group(1).split("\t") if levels else []
-                same = os.readlink(status.parent / "ns/pid") == os.readlink(f"/proc/{self.machine.init}/ns/pid")
+                same = os.readlink(f"/proc/{each}/ns/pid") == os.readlink(f"/proc/{self.machine.init}/ns/pid")
                 if same and numbers[-1:] == [str(pid)]:
-                    return int(status.parent.name)
+                    return int(each)
         raise LookupError(f"no process {pid} in the machine")
 
     def descriptors(self, pid: int) -> dict[int, str]:
