@@ -50,7 +50,7 @@ class _Selector(selectors.EpollSelector):
         self._waiting: dict[int, _Waiting] = {}
         self._turn = 0
         self.on_error: Callable[[BaseException], None]
-        self.soon: deque[Callback] = deque()
+        self.queue: deque[Callback] = deque()
         """Who is called once all that are ready now were called."""
         self.anything_else = False
         """Whether the event loop has been given something to do since `select` began."""
@@ -88,10 +88,10 @@ class _Selector(selectors.EpollSelector):
         self.anything_else = False
         until = time.monotonic() + timeout if timeout else 0.0
         found = []
-        poll, waiting_for, soon = self._epoll.poll, self._waiting.get, self.soon
+        poll, waiting_for, queue = self._epoll.poll, self._waiting.get, self.queue
         while True:
             self._turn = turn = self._turn + 1
-            for fd, event in poll(0 if soon else timeout, _AT_ONCE):
+            for fd, event in poll(0 if queue else timeout, _AT_ONCE):
                 waiting = waiting_for(fd)
                 if waiting is None:
                     found += self._own(fd, event)
@@ -107,17 +107,17 @@ class _Selector(selectors.EpollSelector):
                     raise
                 except BaseException as error:
                     self.on_error(error)
-            if soon:
-                self._call_soon()
+            if queue:
+                self._call_queue()
             if found or self.anything_else:
                 return found
             if timeout is not None and (timeout := until - time.monotonic()) <= 0:
                 return found
 
-    def _call_soon(self) -> None:
-        for _ in range(len(self.soon)):  # who comes meanwhile has the next turn
+    def _call_queue(self) -> None:
+        for _ in range(len(self.queue)):  # who comes meanwhile has the next turn
             try:
-                self.soon.popleft()()
+                self.queue.popleft()()
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:
@@ -161,7 +161,7 @@ class Loop(asyncio.SelectorEventLoop):
 
     def soon(self, callback: Callback) -> None:
         """Call `callback` once all that are ready now were called: `call_soon` without a Handle."""
-        self._epoll.soon.append(callback)
+        self._epoll.queue.append(callback)
 
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None

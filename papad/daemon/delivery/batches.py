@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import time
+from collections.abc import Callable
 from typing import ClassVar
 
 from papad.daemon.delivery.channel import Channel, Mode
@@ -31,8 +32,9 @@ class Batches:
         self._channel = channel
         self._ended = False
         self._idle: asyncio.TimerHandle | None = None  # sends an empty batch after a long silence
-        self._trimming: asyncio.TimerHandle | None = None  # goes on after the end
-        self._silent_since = 0.0  # by the monotonic clock: from then on there was nothing to deliver
+        # By the monotonic clock:
+        self._silent_since = 0.0  # from then on there was nothing to deliver
+        self._trimmed = 0.0  # so far, what is acknowledged will be trimmed; that goes on after the end
 
     _unacknowledged: ClassVar[set[Batches]] = set()
 
@@ -52,8 +54,10 @@ class Batches:
             self._watch.acknowledge()
         except (OSError, Error) as error:
             log.error("cannot record an acknowledgement; its output will be sent again: %s", error)
-        if self._trimming is None:
-            self._trimming = asyncio.get_running_loop().call_later(_TRIM_AFTER, self._trim)
+        self._silent_since = time.monotonic()
+        if self._silent_since >= self._trimmed:
+            self._trimmed = self._silent_since + _TRIM_AFTER
+            asyncio.get_running_loop().call_later(_TRIM_AFTER, _trim, self._watch, self._channel.soon)
         if not len(self._watch):
             return self._last(wire.NOTHING_LEFT)
         if line.lower() == "q":
@@ -61,11 +65,6 @@ class Batches:
         self._channel.enter(Mode.WATCHING)
         self._channel.soon(self._deliver)
         return b""
-
-    def _trim(self) -> None:
-        self._trimming = None
-        if self._watch.trim():
-            self._channel.soon(self._trim)
 
     def resume(self) -> None:
         """Do nothing: a batch is only sent when the client has read the one before."""
@@ -112,7 +111,7 @@ class Batches:
             return
         if channel.mode is Mode.OPENING:
             channel.enter(Mode.WATCHING)
-        self._silent_since = time.monotonic()
+            self._silent_since = time.monotonic()
         if self._idle is None:
             self._wait_for_silence()
 
@@ -133,3 +132,8 @@ class Batches:
     def _last(self, text: str) -> bytes:
         self._channel.end_delivery()
         return wire.reply(text)
+
+
+def _trim(watch: Watch, soon: Callable[[Callable[[], object]], None]) -> None:
+    if watch.trim():
+        soon(functools.partial(_trim, watch, soon))

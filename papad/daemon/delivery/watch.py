@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import time
 from collections.abc import Callable, Iterable
 
 from papad.daemon.output.ring import STREAMS
@@ -14,7 +14,7 @@ from papad.protocol import wire
 MAX_BATCH = 4 << 20
 """The most bytes of output in a batch; the rest follows in the next."""
 
-_AT_ONCE = 64  # processes whose memory is given back
+_TURN = 0.002  # seconds of giving back memory; then others get a turn
 
 
 class Watch:
@@ -27,7 +27,7 @@ class Watch:
         self._positions: dict[Process, int] = {}  # where to go on, of a watch that does not consume
         # The unacknowledged batch: process -> start, stop, whether it reported the end.
         self._delivered: dict[Process, tuple[int, int, bool]] = {}
-        self._acknowledged: dict[Process, None] = {}  # since the last `trim`; in order
+        self._acknowledged: dict[Process, None] = {}  # since the last `trim`
         self._watched = list(watched)
         self.on_news: Callable[[], object] = lambda: None
         for process in self._watched:
@@ -72,23 +72,28 @@ class Watch:
                 continue
             if process.ring is not None:
                 process.ring.acknowledge(start, stop)
-                self._acknowledged[process] = None
             if closed:
                 self._processes.forget(process)
+            elif process.ring is not None:
+                self._acknowledged[process] = None
 
     def trim(self) -> bool:
-        """Give back the memory of what was acknowledged, of _AT_ONCE processes at most; return whether there are more."""
-        for process in list(itertools.islice(self._acknowledged, _AT_ONCE)):
-            del self._acknowledged[process]
+        """Give back the memory of what was acknowledged, until that has taken long; return whether there is more."""
+        end = time.monotonic() + _TURN
+        while self._acknowledged:
+            process, _ = self._acknowledged.popitem()
             if process.ring is not None:
                 with contextlib.suppress(OSError):  # it stays until the ring comes round
                     process.ring.trim()
+            if time.monotonic() >= end:
+                break
         return bool(self._acknowledged)
 
     def lose(self, process: Process) -> None:
         """Stop watching a process that is gone."""
         self._watched.remove(process)
         self._delivered.pop(process, None)
+        self._acknowledged.pop(process, None)
         process.observers.discard(self)
         self.on_news()
 

@@ -18,8 +18,6 @@ from papad.errors import Error
 
 log = logging.getLogger("papad")
 
-_PAUSE = 0.001  # seconds
-
 
 class Home(Protocol):
     """Holds descriptors by name."""
@@ -139,7 +137,8 @@ class Homes:
         """Drop what an earlier daemon left and nobody took, but for the names that are `needed`.
 
         Those belong to what this version cannot use: they stay in the homes, for one that can.
-        Returns whether anything was dropped: it has an address until `barrier` has passed.
+        Returns whether anything was dropped: it has an address until `barrier` has passed, or as
+        long as `closing` says.
         """
         needed = set(needed)
         dropped = self._found.keys() - needed
@@ -156,9 +155,11 @@ class Homes:
         """Wait, at most a second, until both homes have dropped what they were told to."""
         await asyncio.gather(self._service.barrier(), self._nursery.barrier())
 
-    async def pause(self) -> bool:
-        """Wait a moment, if what was dropped may still be open; return whether that is so."""
-        if not (self._service.closing or self._nursery.closing):
-            return False
-        await asyncio.sleep(_PAUSE)
-        return True
+    @property
+    def closing(self) -> bool:
+        """Whether what was dropped may still be open in one of them, although the barrier has passed."""
+        return self._service.closing or self._nursery.closing
+
+    async def pause(self, seconds: float) -> None:
+        """Give it time to be closed."""
+        await asyncio.sleep(seconds)

@@ -190,9 +190,6 @@ class Lifecycle:
             process.enter(State.REMOVED)
         if process.ring is not None:
             process.ring.acknowledge(0, process.ring.state.tail)
-            if process.exit is None:  # else the whole ring goes now
-                with contextlib.suppress(OSError):
-                    process.ring.trim()
         for observer in list(process.observers):
             observer.lose(process)
         if process.exit is not None:

@@ -33,6 +33,7 @@ TYPE = {name: socket.SocketKind[f"SOCK_{name.upper()}"] for name in TYPES}
 
 _KEY = "socket:"
 _LET_GO = 0.05  # seconds that a removal waits for an address, which processes may have as well
+_FREE_WITHIN = 1.0  # seconds in which an address must be free that was just removed
 
 
 @dataclass(frozen=True)
@@ -170,12 +171,15 @@ class Sockets:
 
     async def make_once_free(self, name: str, spec: Spec, address: Any = None) -> Socket:
         """Do the same, but wait for an address that was in use by what has been removed, and is about to be closed."""
+        end, pause = time.monotonic() + _FREE_WITHIN, 0.001
         while True:
             try:
                 return self.make(name, spec, address)
             except InUse:
-                if not await self._homes.pause():
+                if not self._homes.closing or time.monotonic() > end:
                     raise
+            await self._homes.pause(pause)
+            pause = min(2 * pause, 0.05)
 
     def lines(self, patterns: list[str]) -> list[str]:
         """Return the lines of the sockets that match, sorted."""
@@ -198,9 +202,13 @@ class Sockets:
             removed.sock.close()
             log.info("removed socket %s", name, extra={"PAPAD_NAME": name})
         await self._homes.barrier()
-        end = time.monotonic() + _LET_GO
-        while any(in_use(*each) for each in addresses) and time.monotonic() < end and await self._homes.pause():
-            pass
+        end, pause = time.monotonic() + _LET_GO, 0.001
+        while self._homes.closing and time.monotonic() < end:
+            addresses = [each for each in addresses if _in_use(*each)]
+            if not addresses:
+                break
+            await self._homes.pause(pause)
+            pause *= 2
 
     def unlink(self) -> None:
         """Unlink all paths: papad ends, and nothing holds its sockets."""
@@ -284,15 +292,18 @@ def _open(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> tu
     return sock, node
 
 
-def in_use(spec: Spec, address: Any) -> bool:
+def _in_use(spec: Spec, address: Any) -> bool:
     """Return whether another socket has an address of this kind."""
-    with contextlib.ExitStack() as closing:
+    with contextlib.ExitStack() as always_cleanup, contextlib.suppress(Error):
+        sock = _unbound(spec, always_cleanup)
+        if spec.type == "stream" and not spec.reuseport:  # a connection that has ended does not count, a listener does
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if spec.interface:
+            _bind_to_interface(sock, spec.interface)
         try:
-            _bound(replace(spec, reuseport=None), address, closing)
-        except InUse:
-            return True
-        except Error:  # so nobody can tell
-            return False
+            sock.bind(address)
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
     return False
 
 

@@ -178,10 +178,10 @@ def test_an_end_that_cannot_be_recorded_comes_again(home: Home, monkeypatch: pyt
     assert a.state is State.GONE
 
 
-def test_what_is_acknowledged_takes_no_memory_once_it_is_trimmed_some_processes_at_a_time(
+def test_what_is_acknowledged_takes_no_memory_once_it_is_trimmed_for_a_while_at_a_time(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_AT_ONCE", 2)
+    monkeypatch.setattr(module, "_TURN", 0.0)
     processes = [home.add(name, capacity=1 << 20) for name in "abc"]
     before = memory(home)
     watched = watch(home, *processes)
@@ -191,8 +191,9 @@ def test_what_is_acknowledged_takes_no_memory_once_it_is_trimmed_some_processes_
     assert not watched.trim(), "nothing is acknowledged"
     assert memory(home) - before > 1_500_000
     watched.acknowledge()
-    assert watched.trim(), "two of three"
-    assert 500_000 < memory(home) - before < 600_000
+    assert watched.trim(), "one of three"
+    assert 1_000_000 < memory(home) - before < 1_100_000
+    assert watched.trim()
     assert not watched.trim()
     assert memory(home) - before < 50_000
 

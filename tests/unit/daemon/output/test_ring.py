@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from papad.daemon.durable import parcel
 from papad.daemon.durable.store import Store
+from papad.daemon.output import index as index_module
+from papad.daemon.output import ring as module
 from papad.daemon.output.ring import _LINE, Ring, State
 from tests.support.papad import dies_at, in_child, no_new_fds
 
@@ -391,6 +393,33 @@ def test_killed_at_any_step_of_staging_it_is_staged_or_is_staged_again_with_the_
     (bytes_kept, state), gone = found[-1], 1 if full == "index" else 2
     assert [stream for _, stream, _ in bytes_kept] == [1] * (64 - gone) + [0, 0]
     assert (state.lost, state.unforwarded) == (gone, 0)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+def test_a_kill_while_it_is_trimmed_leaves_what_is_kept(store: Store, part: float) -> None:
+    """Of a ring whose free part, and whose free slots, are around the end."""
+    steps = [(module, "punch"), (index_module, "punch"), (os, "pwrite")]
+    for step in itertools.count():
+        ring = Ring.create(store, 100)
+        for now in range(100):
+            capture(ring, b"%02d\n" % now, now % 2, now + 1)
+        state = ring.state
+        acknowledged = state.head + round(part * (state.tail - state.head) / 3) * 3
+        before = kept(ring)[acknowledged - state.head :]
+
+        def act(ring: Ring = ring, acknowledged: int = acknowledged) -> None:
+            ring.acknowledge(0, acknowledged)
+            ring.trim()
+
+        alive = not dies_at(step, steps, act)
+        again = Ring(ring.fd, ring.start)
+        assert kept(again, acknowledged) == before
+        assert again.newest == ring.newest
+        capture(again, b"more\n", 0, 1000)
+        assert data(again).endswith(b"more\n")
+        if alive:
+            break
+    assert step > 2
 
 
 @pytest.mark.parametrize("room", ["enough room", "data overwritten", "all overwritten", "joined", "index full"])

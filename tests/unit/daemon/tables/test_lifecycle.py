@@ -147,19 +147,6 @@ def test_a_process_removed_while_it_ran_is_still_drained_and_then_forgotten(live
     assert done.read_text() == "unharmed\n"
 
 
-def test_a_process_removed_while_it_runs_takes_no_memory_for_output(lives: Lives) -> None:
-    async def act(tables: Tables) -> int:
-        process = await make(tables, "x", "head -c 900000 /dev/zero; sleep 100")
-        ring = process.ring
-        assert ring is not None
-        await until(lambda: ring.state.tail == 900_000, "all is captured")
-        before = os.fstat(ring.fd).st_blocks
-        tables.processes.remove(["x"])
-        return (before - os.fstat(ring.fd).st_blocks) * 512
-
-    assert lives.report(act) > 890_000
-
-
 def test_values_sockets_and_the_bytes_in_a_backlog_are_back(lives: Lives) -> None:
     async def begin(tables: Tables) -> list[Any]:
         tables.values.set("a", "one  two caf\u00e9")

@@ -9,6 +9,7 @@ import pwd
 import re
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -508,6 +509,23 @@ def test_who_owns_a_folder_above_the_path_cannot_redirect_what_is_unlinked(
     assert theirs.is_symlink()
     assert (victim / "x").is_socket()
     assert not (tmp_path / "away/x").exists()
+
+
+@pytest.mark.parametrize("option", ["", "type=dgram", "reuseport=1", "type=dgram reuseport=1"])
+def test_a_removal_waits_until_the_address_is_free_for_others(home: Home, option: str) -> None:
+    port = home.make(f"x {option}".strip()).spec.port
+    assert port is not None
+    home.fd_store.closing = True
+
+    async def main() -> float:
+        began = time.monotonic()
+        asyncio.get_running_loop().call_later(0.01, lambda: home.fd_store.kept)
+        await home.sockets.remove(["x"])
+        with socket.socket(type=socket.SOCK_DGRAM if "dgram" in option else socket.SOCK_STREAM) as other:
+            other.bind(("127.0.0.1", port))
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) >= 0.01
 
 
 def test_an_address_that_is_about_to_be_closed_is_waited_for(home: Home) -> None:
