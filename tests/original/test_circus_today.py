@@ -189,7 +189,10 @@ def test_each_line_is_logged_once_but_for_those_at_a_kill_of_circus(single: Toda
     single.stop()
     assert single.running_pids() == set()
     assert single.repeated(pid) < 50
-    assert single.printed("web.err") == [f"begin {pid}", f"end {pid}"]
+    *begun, ended = single.printed("web.err")
+    assert begun == [f"begin {pid}"] * len(begun)
+    assert 1 <= len(begun) <= 6, "once, and perhaps again after a kill"
+    assert ended == f"end {pid}"
 
 
 def test_what_a_hanging_circus_has_not_read_is_not_lost_with_it(single: Today) -> None:

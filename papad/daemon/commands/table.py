@@ -22,7 +22,6 @@ from papad.daemon.delivery.reader import Query, Reading
 from papad.daemon.delivery.watch import Watch
 from papad.daemon.tables.launch import parse_size, specify
 from papad.daemon.tables.lookups import aside
-from papad.daemon.tables.nodes import InUse
 from papad.daemon.tables.process import Process
 from papad.daemon.tables.processes import Processes
 from papad.daemon.tables.sockets import Sockets, has_names, look_up
@@ -102,10 +101,9 @@ def list_values(tables: Tables, given: Arguments) -> str:
 
 def make_socket(tables: Tables, given: Arguments) -> str | Coroutine[Any, Any, str]:
     spec = specify_socket(given.options)
-    if not has_names(spec):
-        with contextlib.suppress(InUse):  # perhaps not for long
-            return _list([str(tables.sockets.make(given.name, spec))])
-    return _make_socket(tables, given.name, spec)
+    if tables.sockets.closing or has_names(spec):
+        return _make_socket(tables, given.name, spec)
+    return _list([str(tables.sockets.make(given.name, spec))])
 
 
 async def _make_socket(tables: Tables, name: str, spec: SocketSpec) -> str:

@@ -169,17 +169,22 @@ class Sockets:
         log.info("made socket %s", made, extra={"PAPAD_NAME": name})
         return made
 
+    @property
+    def closing(self) -> bool:
+        """Whether the address of one that was removed may not be free yet, but will be soon."""
+        return self._homes.closing
+
     async def make_once_free(self, name: str, spec: Spec, address: Any = None) -> Socket:
         """Do the same, but wait for an address that was in use by what has been removed, and is about to be closed."""
-        end, pause = time.monotonic() + _FREE_WITHIN, 0.001
+        end, pause = time.monotonic() + _FREE_WITHIN, 0.002
         while True:
             try:
                 return self.make(name, spec, address)
             except InUse:
-                if not self._homes.closing or time.monotonic() > end:
+                if not self.closing or time.monotonic() > end:
                     raise
             await self._homes.pause(pause)
-            pause = min(2 * pause, 0.05)
+            pause *= 2  # at a path, each try connects to whoever is there
 
     def lines(self, patterns: list[str]) -> list[str]:
         """Return the lines of the sockets that match, sorted."""
@@ -203,7 +208,7 @@ class Sockets:
             log.info("removed socket %s", name, extra={"PAPAD_NAME": name})
         await self._homes.barrier()
         end, pause = time.monotonic() + _LET_GO, 0.001
-        while self._homes.closing and time.monotonic() < end:
+        while self.closing and time.monotonic() < end:
             addresses = [each for each in addresses if _in_use(*each)]
             if not addresses:
                 break
