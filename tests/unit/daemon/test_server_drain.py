@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
@@ -54,13 +55,16 @@ def test_output_that_is_being_read_comes_whole(papad: Daemon) -> None:
 
 def test_what_a_watcher_acknowledges_now_counts_and_no_other_batch_follows(papad: Daemon) -> None:
     with papad.connect() as talk:
-        talk.ask("make process p /bin/sh -c while\\ sleep\\ 0.01;do\\ echo\\ x;done")
-        assert talk.ask_line("watch processes p") == "Watching 1"
-        assert talk.records()
-        tell_to_end(papad)
-        talk.send("-\n")
-        assert talk.rest() == b""
-    assert papad.popen.wait(10) == 0
+        made = talk.ask("make process p /bin/sh -c while\\ sleep\\ 0.01;do\\ echo\\ x;done")
+        try:
+            assert talk.ask_line("watch processes p") == "Watching 1"
+            assert talk.records()
+            tell_to_end(papad)
+            talk.send("-\n")
+            assert talk.rest() == b""
+            assert papad.popen.wait(10) == 0
+        finally:  # it runs on
+            os.kill(int(made.partition(" pid=")[2].split()[0]), signal.SIGKILL)
 
 
 def test_nobody_holds_papad_up(papad: Daemon) -> None:
