@@ -299,16 +299,12 @@ def _open(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> tu
 
 def _in_use(spec: Spec, address: Any) -> bool:
     """Return whether another socket has an address of this kind."""
+    listens = spec.type == "stream" and not spec.reuseport
     with contextlib.ExitStack() as always_cleanup, contextlib.suppress(Error):
-        sock = _unbound(spec, always_cleanup)
-        if spec.type == "stream" and not spec.reuseport:  # a connection that has ended does not count, a listener does
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if spec.interface:
-            _bind_to_interface(sock, spec.interface)
         try:
-            sock.bind(address)
-        except OSError as error:
-            return error.errno == errno.EADDRINUSE
+            _bound(replace(spec, reuseport=None), address, always_cleanup, reuseaddr=listens)
+        except InUse:
+            return True
     return False
 
 
@@ -327,10 +323,12 @@ def _unbound(spec: Spec, cleanup_on_fail: contextlib.ExitStack) -> socket.socket
     return sock
 
 
-def _bound(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack) -> socket.socket:
+def _bound(spec: Spec, address: Any, cleanup_on_fail: contextlib.ExitStack, *, reuseaddr: bool = True) -> socket.socket:
+    """Return a bound socket. With `reuseaddr`, an address counts as in use where somebody listens, and only there."""
     sock = _unbound(spec, cleanup_on_fail)
     address = address or _resolve(spec)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuseaddr:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if spec.reuseport:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if spec.interface:

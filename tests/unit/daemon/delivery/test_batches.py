@@ -48,6 +48,14 @@ class Watcher:
         await turns()
         return self.channel.got()
 
+    async def silence(self) -> float:
+        """Acknowledge; the seconds until the empty batch comes."""
+        began = time.monotonic()
+        self.channel.take("-")
+        await until(lambda: self.channel.waiting, "the empty batch")
+        assert self.channel.got() == b"] "
+        return time.monotonic() - began
+
     async def begun(self) -> bytes:
         """Begin, and read the first line; what comes after it."""
         self.channel.begin(self.batches)
@@ -190,11 +198,7 @@ def test_after_a_silence_comes_an_empty_batch_and_not_another_before_it_is_ackno
         assert await its.got() == ONE + b"] "
         await asyncio.sleep(0.3)
         assert its.channel.got() == b"", "no empty batch is due before the acknowledgement"
-        its.channel.take("-")
-        silent = time.monotonic()
-        await until(lambda: its.channel.waiting, "the empty batch")
-        assert its.channel.got() == b"] "
-        assert time.monotonic() >= silent + 0.2
+        assert await its.silence() >= 0.2
 
     watching(test)
 
@@ -204,16 +208,14 @@ def test_a_silence_that_output_has_broken_begins_anew(watching: Run, monkeypatch
 
     async def test(its: Watcher) -> None:
         assert await its.begun() == b""
-        for _ in range(8):
+        for number in range(8):
+            if number:
+                its.channel.take("-")
             await asyncio.sleep(0.05)
             its.write(b"one")
             await until(lambda: its.channel.waiting, "the batch")
             assert its.channel.got() == ONE + b"] "
-            its.channel.take("-")
-        silent = time.monotonic()
-        await until(lambda: its.channel.waiting, "the empty batch")
-        assert its.channel.got() == b"] "
-        assert time.monotonic() >= silent + 0.2
+        assert await its.silence() >= 0.2
 
     watching(test)
 
