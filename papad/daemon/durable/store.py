@@ -185,17 +185,17 @@ class Store:
 
     def free(self, start: int, size: int) -> None:
         """Free the memory of a range that is not in use any more."""
-        punch(self.fd, start, _pages(size))
+        _punch(self.fd, start, _pages(size))
 
     def sweep(self) -> None:
         """Free all memory that no entry refers to, which an earlier daemon left when it was killed."""
         at = _PAGE
         for start, size in sorted(self._ranges()):
             if start > at:
-                punch(self.fd, at, start - at)
+                _punch(self.fd, at, start - at)
             at = max(at, start + size)
         if at < _SIZE:
-            punch(self.fd, at, _SIZE - at)
+            _punch(self.fd, at, _SIZE - at)
 
     def compact(self) -> None:
         """Write the live entries to a new log, switch to it, and free the old one.
@@ -382,8 +382,16 @@ _fallocate = getattr(_libc, "fallocate64", _libc.fallocate)
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
-def punch(fd: int, start: int, size: int) -> None:
-    """Make a hole of `size` bytes, at least 1, in the file: they read as zeros, and take no memory. Raises OSError."""
+def punch_around(fd: int, start: int, size: int, at: int, count: int) -> None:
+    """Free the memory of `count` bytes from `at` on, around the end, of the `size` bytes at `start`. Raises OSError."""
+    before_end = min(count, size - at)
+    for offset, length in ((at, before_end), (0, count - before_end)):
+        if length:
+            _punch(fd, start + offset, length)
+
+
+def _punch(fd: int, start: int, size: int) -> None:
+    """Make a hole in the file. Raises OSError."""
     if _fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, start, size):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -11,7 +11,7 @@ import struct
 from bisect import bisect_right
 
 from papad.daemon.durable import parcel
-from papad.daemon.durable.store import punch
+from papad.daemon.durable.store import punch_around
 
 ENTRY = struct.Struct("=QQ")
 """Position of its first byte; time in ns * 2 + stream."""
@@ -58,12 +58,8 @@ class Index:
     def trim(self, first: int, next: int) -> None:
         """Give back the memory of all entries but those from `first` to before `next`, and the newest. Raises OSError."""
         free = self.size - (next - min(first, max(0, next - 1)))
-        if free:
-            slot = next % self.size
-            before_end = min(free, self.size - slot)
-            punch(self._fd, self._start + slot * ENTRY.size, before_end * ENTRY.size)
-            if free > before_end:
-                punch(self._fd, self._start, (free - before_end) * ENTRY.size)
+        size, at, count = (slots * ENTRY.size for slots in (self.size, next % self.size, free))
+        punch_around(self._fd, self._start, size, at, count)
 
     def read(self, number: int, first: int, next: int) -> tuple[int, int]:
         """Return position and stamp of record `number`, which is from `first` to before `next`."""

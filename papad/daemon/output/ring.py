@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from papad.daemon.durable import parcel
-from papad.daemon.durable.store import Store, punch
+from papad.daemon.durable.store import Store, punch_around
 from papad.daemon.output.index import ENTRY, Index
 
 STREAMS = ("out", "err")
@@ -189,11 +189,8 @@ class Ring:
         """
         state = self.state
         self._index.trim(state.first, state.next)
-        if free := self.capacity - (state.tail - state.head):
-            offset, room = self.place(state.tail)
-            punch(self.fd, offset, min(free, room))
-            if free > room:
-                punch(self.fd, self._data, free - room)
+        free = self.capacity - (state.tail - state.head)
+        punch_around(self.fd, self._data, self.capacity, state.tail % self.capacity, free)
 
     def forwarded(self, stream: int) -> int:
         """Return the position up to which the lines of a stream have been forwarded."""

@@ -28,7 +28,7 @@ Act = Callable[[Store], None]
 PAGE = 4096
 TURN = b"the turn"
 _pwrite = os.pwrite  # tests put others into its place
-_punch = module.punch
+_punch = module._punch
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def images_of(store: Store) -> Iterator[list[int]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "pwrite", pwrite)
-        patch.setattr(module, "punch", punch)
+        patch.setattr(module, "_punch", punch)
         try:
             yield taken
         finally:
@@ -347,7 +347,7 @@ def test_what_a_papad_leaves_that_is_killed_in_a_compaction_is_freed_by_the_next
         leave_orphan(mine)
         mine.compact()
 
-    while dies_at(step, ((os, "pwrite"), (module, "punch")), papad):
+    while dies_at(step, ((os, "pwrite"), (module, "_punch")), papad):
         found = restarted(store)
         assert content(found) == before
         found.sweep()
@@ -444,7 +444,7 @@ def test_a_compaction_that_fails_is_logged_and_tried_again_later(
         tried.append(start)
         _punch(fd, start, size)
 
-    monkeypatch.setattr(module, "punch", punch)
+    monkeypatch.setattr(module, "_punch", punch)
     with pytest.MonkeyPatch.context() as patch:
         new_log = store._next
         patch.setattr(os, "pwrite", lambda fd, data, at: _pwrite(fd, data, at) if at < new_log else _fail(errno.ENOMEM))
@@ -679,7 +679,7 @@ def test_a_tebibyte_is_allocated_and_takes_no_memory(store: Store) -> None:
 
 def test_a_hole_that_cannot_be_made_is_an_error(store: Store, tmp_path: Path) -> None:
     with open(tmp_path / "file", "wb") as file, pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
-        module.punch(file.fileno(), 0, -1)
+        module._punch(file.fileno(), 0, -1)
 
 
 # ---- its homes ----

@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from papad.daemon.durable import parcel
+from papad.daemon.durable import store as store_module
 from papad.daemon.durable.store import Store
-from papad.daemon.output import index as index_module
-from papad.daemon.output import ring as module
 from papad.daemon.output.ring import _LINE, Ring, State
 from tests.support.papad import dies_at, in_child, no_new_fds
 
@@ -398,7 +397,7 @@ def test_killed_at_any_step_of_staging_it_is_staged_or_is_staged_again_with_the_
 @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
 def test_a_kill_while_it_is_trimmed_leaves_what_is_kept(store: Store, part: float) -> None:
     """Of a ring whose free part, and whose free slots, are around the end."""
-    steps = [(module, "punch"), (index_module, "punch"), (os, "pwrite")]
+    steps = [(store_module, "_punch"), (os, "pwrite")]
     for step in itertools.count():
         ring = Ring.create(store, 100)
         for now in range(100):

@@ -37,7 +37,7 @@ CALLS = (
     (os, "pipe2"),
     (os, "memfd_create"),
     (os, "pwrite"),
-    (store_module, "punch"),
+    (store_module, "_punch"),
 )
 
 
